@@ -1,0 +1,1 @@
+"""SCAN (CVPR 2024) as a PyTorch Lightning experiment suite for open-vocabulary segmentation."""
