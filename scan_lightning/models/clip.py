@@ -112,7 +112,9 @@ def _load_folder(folder: Path, weights: str | None) -> tuple[open_clip.CLIP, Tok
         raise ValueError(f"{path}: expected an open_clip configuration with a 'model_cfg': {error}") from error
     files = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
     if weights is None and not files:
-        raise FileNotFoundError(f"clip model: {folder} holds a configuration but no weights (*.safetensors, *.bin, *.pt)")
+        raise FileNotFoundError(
+            f"clip model: {folder} has no weights beside its configuration (*.safetensors, *.bin, *.pt)"
+        )
     load_clip_weights(clip, Path(weights) if weights is not None else files[0])
     context = int(model_cfg.get("text_cfg", {}).get("context_length", 77))
     return clip.float().eval(), open_clip.SimpleTokenizer(context_length=context)
@@ -134,7 +136,7 @@ def load_clip_weights(clip: open_clip.CLIP, path: Path) -> None:
     try:
         open_clip.load_checkpoint(clip, str(path), weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not weights of this CLIP (damaged, not plain tensors, or another width): {error}") from error
+        raise ValueError(f"{path}: damaged, not plain tensors, or of another CLIP: {error}") from error
 
 
 def _require_vision_transformer(clip: Any) -> None:
@@ -166,9 +168,7 @@ class FrozenClip(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, *, clip: open_clip.CLIP, tokenizer: Tokenizer, shifted_visual: nn.Module | None = None
-    ) -> None:
+    def __init__(self, *, clip: open_clip.CLIP, tokenizer: Tokenizer, shifted_visual: nn.Module | None = None) -> None:
         super().__init__()
         self.clip = clip
         self.shifted_visual = shifted_visual
@@ -297,7 +297,7 @@ def run_visual(
 
     with ExitStack() as stack:
         if record:
-            stack.callback(visual.ln_pre.register_forward_hook(first).remove)  # type: ignore[union-attr,operator,arg-type]
+            stack.callback(visual.ln_pre.register_forward_hook(first).remove)  # type: ignore[union-attr]
         for layer, block in enumerate(blocks, start=1):
             stack.callback(block.register_forward_hook(after(layer)).remove)
         pooled = visual(images)

@@ -1,6 +1,7 @@
 """Prompt templates that turn a class name into texts for CLIP.
 
-The class feature is the mean of the normalised features of all templates of a set, normalised again (paper section 4.1).
+The class feature is the mean of the normalised features of all templates of a set, normalised again (spec
+section 3).
 """
 
 from __future__ import annotations

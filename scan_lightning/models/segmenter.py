@@ -173,7 +173,7 @@ def _check(config: SegmenterConfig) -> None:
     if config.conv_dim % 32:
         raise ValueError(f"conv_dim: expected a multiple of 32 (GroupNorm), got {config.conv_dim}")
     if config.hidden_dim % config.heads or config.conv_dim % config.heads:
-        raise ValueError(f"heads: {config.heads} must divide hidden_dim {config.hidden_dim} and conv_dim {config.conv_dim}")
+        raise ValueError(f"heads: {config.heads} must divide {config.hidden_dim=} and {config.conv_dim=}")
     if not len(config.depths) == len(config.num_heads) == 4:
         raise ValueError(f"depths and num_heads: expected 4 stages, got {config.depths} and {config.num_heads}")
 
@@ -235,7 +235,7 @@ def load_published(model: Mask2FormerModel, source: str) -> None:
     kind = AutoConfig.from_pretrained(source).model_type
     if kind == "swin":
         part: nn.Module = model.pixel_level_module.encoder
-        published: nn.Module = SwinBackbone.from_pretrained(source, out_features=part.out_features)  # type: ignore[union-attr]
+        published: nn.Module = SwinBackbone.from_pretrained(source, out_features=part.out_features)
     elif kind == "mask2former":
         part, published = model, Mask2FormerModel.from_pretrained(source)
     else:
@@ -247,7 +247,7 @@ def load_published(model: Mask2FormerModel, source: str) -> None:
     if wrong:
         example = wrong[0]
         raise ValueError(
-            f"weights: {Path(source).name} does not fit the configured segmenter: {len(wrong)} tensors differ in shape, "
-            f"such as {example}: {tuple(state[example].shape)} instead of {tuple(known[example].shape)}"
+            f"weights: {Path(source).name} does not fit the configured segmenter: {len(wrong)} tensors differ in "
+            f"shape, such as {example}: {tuple(state[example].shape)} instead of {tuple(known[example].shape)}"
         )
     part.load_state_dict(state, strict=False)

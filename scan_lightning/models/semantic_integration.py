@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TokenFilter = Literal["low", "high", "raw"]
+Frequencies = Literal["low", "high", "raw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class SemanticIntegrationConfig:
     Args:
         layers: Blocks of CLIP's visual tower, from 1, whose patch tokens form the memory. Empty leaves only [CLS].
         sigmas: For each layer the width of the Gaussian of the frequency filter, in grid cells.
-        token_filter: "low" is the paper's low-frequency enhancement, "high" its complement, "raw" no filter.
+        frequencies: "low" is the paper's low-frequency enhancement, "high" its complement, "raw" no filter.
         use_cls: Whether the final [CLS] is added to the proposals.
         fusion_layers: Cross-attention layers of the fusion decoder.
         encoder_layers: Layers of the transformer encoder behind it.
@@ -39,7 +39,7 @@ class SemanticIntegrationConfig:
 
     layers: tuple[int, ...] = (6, 9, 12)
     sigmas: tuple[float, ...] = (9.0, 7.0, 3.0)
-    token_filter: TokenFilter = "low"
+    frequencies: Frequencies = "low"
     use_cls: bool = True
     fusion_layers: int = 5
     encoder_layers: int = 5
@@ -54,8 +54,8 @@ class SemanticIntegrationConfig:
             raise ValueError(f"sigmas: expected one per layer {self.layers}, got {self.sigmas}")
         if any(sigma <= 0 for sigma in self.sigmas):
             raise ValueError(f"sigmas: expected positive numbers, got {self.sigmas}")
-        if self.token_filter not in ("low", "high", "raw"):
-            raise ValueError(f"token_filter: expected 'low', 'high' or 'raw', got {self.token_filter!r}")
+        if self.frequencies not in ("low", "high", "raw"):
+            raise ValueError(f"frequencies: expected 'low', 'high' or 'raw', got {self.frequencies!r}")
         if not self.layers and not self.use_cls:
             raise ValueError("semantic integration: without layers and without [CLS] there is nothing to integrate")
 
@@ -69,8 +69,8 @@ def frequency_weights(height: int, width: int, sigma: float) -> Tensor:
         sigma: Width of the Gaussian in cells.
 
     Returns:
-        float32 (height, width), 1 minus a Gaussian centred at (height // 2, width // 2), where an unshifted spectrum has
-        its high frequencies: near 1 at low frequencies, 0 at the highest.
+        float32 (height, width), 1 minus a Gaussian centred at (height // 2, width // 2), where an unshifted spectrum
+        has its high frequencies: near 1 at low frequencies, 0 at the highest.
 
     Example:
         >>> frequency_weights(4, 4, 1.0)[2, 2].item()
@@ -107,11 +107,12 @@ class FrequencyEnhancement(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            weights = frequency_weights(*x.shape[-2:], sigma).to(x.device)
+            weights = frequency_weights(x.shape[-2], x.shape[-1], sigma).to(x.device)
             spectrum = torch.fft.fft2(x) * (weights if self.keep == "low" else 1 - weights)
             mixed = self.conv2(F.relu(self.conv1(torch.cat([spectrum.real, spectrum.imag], dim=1))))
             real, imaginary = mixed.chunk(2, dim=1)
-            return torch.fft.ifft2(torch.complex(real, imaginary)).real + x
+            enhanced: Tensor = torch.fft.ifft2(torch.complex(real, imaginary)).real + x
+            return enhanced
 
 
 class FusionDecoder(nn.Module):
@@ -166,8 +167,8 @@ class SemanticIntegrationModule(nn.Module):
         self.memory_projection: nn.Sequential | None = None
         self.fusion: FusionDecoder | None = None
         if config.layers:
-            if config.token_filter != "raw":
-                self.enhancement = FrequencyEnhancement(channels=token_dim, keep=config.token_filter)
+            if config.frequencies != "raw":
+                self.enhancement = FrequencyEnhancement(channels=token_dim, keep=config.frequencies)
             self.memory_projection = nn.Sequential(nn.Linear(token_dim, dim), nn.Linear(dim, dim))
             self.fusion = FusionDecoder(dim=dim, heads=config.heads, layers=config.fusion_layers)
         self.cls_weight = nn.Parameter(torch.tensor([0.1])) if config.use_cls else None
