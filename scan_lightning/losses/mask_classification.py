@@ -269,7 +269,8 @@ class MaskClassificationLoss(nn.Module):
         truth = sample_point(targets[None], grid, align_corners=False)[0]
         cost: Tensor = config.mask_weight * pair_wise_sigmoid_cross_entropy_loss(predicted, truth)
         cost = cost - config.class_weight * class_logits.softmax(-1)[:, labels]
-        return cost + config.dice_weight * pair_wise_dice_loss(predicted, truth)
+        cost = cost + config.dice_weight * pair_wise_dice_loss(predicted, truth)
+        return cost
 
     def _class_loss(self, class_logits: Tensor, labels: Sequence[Tensor], matches: Matches) -> Tensor:
         """Cross entropy over classes and no-object, a weighted mean over the proposals of all processes."""

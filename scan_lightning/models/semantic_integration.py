@@ -29,6 +29,7 @@ class SemanticIntegrationConfig:
         encoder_layers: Layers of the transformer encoder behind it.
         heads: Attention heads of both.
         feedforward: Hidden width of the encoder layers.
+        memory_hidden: Width between the two linear layers that make the memory; None takes the joint dimension.
         dropout: Dropout rate of the encoder layers in training, in [0, 1).
         proposal_attention: Whether proposals attend to one another in the encoder. The released code runs each alone
             (sequences of length 1), which is the default.
@@ -45,6 +46,7 @@ class SemanticIntegrationConfig:
     encoder_layers: int = 5
     heads: int = 8
     feedforward: int = 2048
+    memory_hidden: int | None = None
     dropout: float = 0.1
     proposal_attention: bool = False
 
@@ -169,7 +171,8 @@ class SemanticIntegrationModule(nn.Module):
         if config.layers:
             if config.frequencies != "raw":
                 self.enhancement = FrequencyEnhancement(channels=token_dim, keep=config.frequencies)
-            self.memory_projection = nn.Sequential(nn.Linear(token_dim, dim), nn.Linear(dim, dim))
+            hidden = dim if config.memory_hidden is None else config.memory_hidden
+            self.memory_projection = nn.Sequential(nn.Linear(token_dim, hidden), nn.Linear(hidden, dim))
             self.fusion = FusionDecoder(dim=dim, heads=config.heads, layers=config.fusion_layers)
         self.cls_weight = nn.Parameter(torch.tensor([0.1])) if config.use_cls else None
         layer = nn.TransformerEncoderLayer(
