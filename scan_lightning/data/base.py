@@ -20,12 +20,13 @@ from scan_lightning.data.transforms import EvaluationTransform, TrainingTransfor
 from scan_lightning.types import IGNORE_INDEX, Batch, ClassHierarchy, Sample, Vocabulary
 
 Split = Literal["train", "val", "test", "predict"]
-_SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
+SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
 }
+"""The splits that each stage of the Trainer reads."""
 
 
 @dataclass(kw_only=True)
@@ -218,7 +219,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         Args:
             stage: "fit", "validate", "test" or "predict".
         """
-        for split in _SPLITS_OF_STAGE[stage]:
+        for split in SPLITS_OF_STAGE[stage]:
             if split not in self._datasets:
                 self._datasets[split] = self.build_dataset(split)
 
