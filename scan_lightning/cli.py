@@ -1,0 +1,156 @@
+"""The one entry point: ``scan-lightning fit | validate | test | predict`` and the commands beside them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from scan_lightning import segment, verify
+from scan_lightning.callbacks import ResultsCallback
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
+    "verify": (verify.main, "Compare every stage with a folder of reference tensors."),
+}
+"""The commands beside Lightning's, with a line of help each."""
+
+
+class ScanCLI(LightningCLI):
+    """Lightning's command line with OmegaConf files, checked checkpoints, and ``fit --test_after_fit``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what Lightning does not have.
+
+        Args:
+            parser: Of one subcommand.
+        """
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=False, help="Whether fit ends with a test of the final weights."
+        )
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and look at the checkpoint before anything else opens it.
+
+        Args:
+            parser: The whole parser.
+            args: Arguments, or None for those of the process.
+        """
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if path and path not in ("last", "best", "hpc", "registry"):
+            check_checkpoint(Path(path))
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse checkpoints that hold code, whatever Lightning's default is."""
+        config = self.config[self.config.subcommand]
+        if config.get("weights_only") is None:
+            config["weights_only"] = True
+
+    def after_instantiate_classes(self) -> None:
+        """Give the full configuration to the callbacks that record it."""
+        config = self.config[self.config.subcommand]
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ResultsCallback) and callback.config is None:
+                callback.config = _plain(config)
+
+    def after_fit(self) -> None:
+        """Test the final weights, where the configuration says so."""
+        if self.config[self.config.subcommand].get("test_after_fit"):
+            self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _plain(config: Namespace) -> dict[str, Any]:
+    """Turn a parsed configuration into plain values; what is not plain becomes its text."""
+    plain: dict[str, Any] = {}
+    for key, value in config.as_dict().items():
+        plain[key] = value if isinstance(value, dict | list | str | int | float | bool | None) else str(value)
+    return plain
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise unless a file is a readable checkpoint of tensors and plain values.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds code, which is never run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path: no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: refused, since it holds more than tensors and plain values: {reason}") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: damaged or not a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path}: expected a Lightning checkpoint with a state_dict, found none")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit status: 0 for success, 1 for a failure that has been reported.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]][0](arguments[1:])
+        if not arguments or arguments[0] in ("-h", "--help"):
+            _print_help()
+            return 0
+        _lightning(arguments)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FloatingPointError) as error:
+        print(f"scan-lightning: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _lightning(arguments: list[str]) -> None:
+    """Run one of Lightning's subcommands."""
+    ScanCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"parser_mode": "omegaconf", "prog": "scan-lightning"},
+        args=arguments,
+    )
+
+
+def _print_help() -> None:
+    """Print all commands."""
+    lightning = {
+        "fit": "Train from a recipe: fit -c experiments/quickstart.yaml",
+        "validate": "Score the validation split.",
+        "test": "Score the test split: test -c RECIPE -c OVERLAY --ckpt_path FILE",
+        "predict": "Segment the images of a data set's prediction split.",
+    }
+    print("usage: scan-lightning COMMAND [options]   (COMMAND --help tells the options)\n")
+    for name, text in (*lightning.items(), *((name, text) for name, (_, text) in COMMANDS.items())):
+        print(f"  {name:10} {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
