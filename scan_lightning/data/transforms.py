@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +151,8 @@ class TrainingTransform:
         if image.shape[:2] != label_map.shape:
             raise ValueError(f"label_map: expected the image's size {image.shape[:2]}, got {label_map.shape}")
         image, label_map = self._resize_and_crop(image, label_map.astype(np.int32), rng)
-        self._pipeline.set_random_seed(int(rng.integers(2**32)))
+        # one shared state: set_random_seed would give every step the same seed, and so the same draws
+        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))  # noqa: S311
         result = self._pipeline(image=image, mask=label_map)
         return result["image"], result["mask"].astype(np.int64)
 
