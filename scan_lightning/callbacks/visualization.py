@@ -194,7 +194,7 @@ def file_name(image_id: str) -> str:
         ('ADE_val_00000001.png', 'val_x-6244c386.png')
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id).strip("._-")[:120]
-    if safe == image_id:
+    if safe and safe == image_id:
         return f"{safe}.png"
     return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}.png"
 
