@@ -107,7 +107,7 @@ def _below_border(rng: Generator, size: int, *, level: float) -> FloatArray:
     slant = rng.uniform(-0.15, 0.15) * (position - 0.5)
     border = (level + slant + wave) * size
     rows = np.arange(size, dtype=np.float32)[:, None]
-    return np.clip(rows + 0.5 - border[None, :], 0, 1).astype(np.float32)
+    return np.asarray(np.clip(rows + 0.5 - border[None, :], 0, 1), dtype=np.float32)
 
 
 def _place_things(rng: Generator, things: Sequence[Category], image: FloatArray, label_map: NDArray[np.uint8]) -> None:

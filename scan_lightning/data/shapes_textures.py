@@ -104,7 +104,7 @@ def _brick_wall(size: int, rng: Generator) -> FloatArray:
     shade = (np.sin(course * 12.9898 + brick * 78.233) * 43758.5453) % 1.0
     image = _mix((0.2 + 0.6 * shade + 0.1 * _grain(size, rng)).astype(np.float32), (122, 48, 36), (190, 98, 72))
     mortar = ((rows + 0 * columns - course * height) % height < 1.7) | (shifted - brick * width < 1.7)
-    return np.where(mortar[..., None], np.float32([206, 196, 184]), image).astype(np.float32)
+    return np.where(mortar[..., None], np.array([206, 196, 184], dtype=np.float32), image).astype(np.float32)
 
 
 def _snow(size: int, rng: Generator) -> FloatArray:
