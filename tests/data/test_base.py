@@ -274,7 +274,7 @@ def test_loader_starts_where_training_stands_and_keeps_its_length() -> None:
 
 
 class _RankRecorder(_Recorder):
-    """Writes what its rank saw to ``<folder>/<rank>.json``, since spawned processes return nothing."""
+    """Writes what its rank saw to ``<folder>/<rank>.json``, since child processes return nothing."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ def test_two_processes_share_every_epoch_and_repeat_nothing(tmp_path: Path) -> N
         module,
         data,
         devices=2,
-        strategy=DDPStrategy(start_method="spawn", process_group_backend="gloo", broadcast_buffers=False),
+        strategy=DDPStrategy(start_method="fork", process_group_backend="gloo", broadcast_buffers=False),
         max_epochs=1,
         limit_val_batches=1.0,
         num_sanity_val_steps=0,

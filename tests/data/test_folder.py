@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from scan_lightning.data.base import Split
+from scan_lightning.data.base import SegmentationDataModule, Split
 from scan_lightning.data.folder import FolderDataModule
 from scan_lightning.data.images import ImageFileError
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
@@ -133,6 +134,23 @@ def test_fit_test_and_predict_with_a_trainer(root: Path, tmp_path: Path) -> None
     assert module.ids == ["e", "f"]
     shutil.rmtree(root / "labels")
     assert trainer.predict(module, datamodule=_data(root)) == [["e"], ["f"]]
+
+
+def test_transforms_are_set_by_nested_keys(root: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(SegmentationDataModule, "data")
+    config = {
+        "class_path": "scan_lightning.data.FolderDataModule",
+        "init_args": {
+            "root": str(root),
+            "batch_size": 2,
+            "train_transform": {"crop_size": 128, "shortest_sides": [96, 128]},
+            "eval_transform": {"min_size": None},
+        },
+    }
+    data = parser.instantiate(parser.parse_object({"data": config})).data
+    assert data.train_transform == TrainingTransform(crop_size=128, shortest_sides=(96, 128))
+    assert data.eval_transform == EvaluationTransform(min_size=None)
 
 
 def test_camvid_names_of_keys(root: Path) -> None:
