@@ -53,10 +53,12 @@ class ScanCLI(LightningCLI):
             check_checkpoint(Path(path))
 
     def before_instantiate_classes(self) -> None:
-        """Refuse checkpoints that hold code, whatever Lightning's default is."""
+        """Refuse checkpoints that hold code, and leave the tables to the callbacks."""
         config = self.config[self.config.subcommand]
         if config.get("weights_only") is None:
             config["weights_only"] = True
+        if "verbose" in config:
+            config["verbose"] = False  # ResultsCallback prints the table, with the meaning of each score
 
     def after_instantiate_classes(self) -> None:
         """Give the full configuration to the callbacks that record it."""
@@ -68,7 +70,7 @@ class ScanCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the final weights, where the configuration says so."""
         if self.config[self.config.subcommand].get("test_after_fit"):
-            self.trainer.test(self.model, datamodule=self.datamodule)
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
 
 def _plain(config: Namespace) -> dict[str, Any]:
