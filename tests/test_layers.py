@@ -22,7 +22,7 @@ RANKS = {
     "record": 2,
     "callbacks": 3,
     "verify": 3,
-    "segment": 3,
+    "segment": 4,
     "experiments": 4,
     "cli": 5,
     "__main__": 6,
