@@ -97,7 +97,8 @@ def log_ensemble(scores: Tensor, void: Tensor) -> Tensor:
         float (B, Q, K): the scores normalised over classes, times 1 - void, with 1e-8 against logarithms of 0 and
         normalised together with void, as the released code does.
     """
-    normalised = torch.log(scores).softmax(-1)
+    # Where every class underflows to 0, logarithms of 0 would give NaN and spoil the sum over proposals.
+    normalised = torch.log(scores.clamp(min=torch.finfo(scores.dtype).tiny)).softmax(-1)
     joined = torch.cat([normalised * (1 - void), void], dim=-1)
     return torch.log(joined + 1e-8).softmax(-1)[..., :-1]
 
