@@ -63,7 +63,8 @@ class TextFeatures:
 class TextBank:
     """Encode vocabularies with a frozen CLIP and remember the features on disk.
 
-    A word's feature is a function of the text tower's weights, the templates and the word, and so is its file's name.
+    A word's feature is a function of the text tower, its weights, the templates and the word, and so is its file's
+    name.
 
     Args:
         clip: Whose text tower encodes.
@@ -115,6 +116,8 @@ class TextBank:
             for name, tensor in self._clip.clip.state_dict().items():
                 if not name.startswith("visual."):
                     digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            for block in self._clip.clip.transformer.resblocks:  # activation and heads are not among the weights
+                digest.update(f"{block!r}{block.attn.num_heads}".encode())
             digest.update(repr(self._clip.tokenizer(["the tokenizer of this model"]).tolist()).encode())
             self._fingerprint = digest.hexdigest()[:16]
         return self._cache / self._fingerprint / f"{hashlib.sha256(word.encode()).hexdigest()[:32]}.npy"
