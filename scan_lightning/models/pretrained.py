@@ -47,11 +47,12 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
             (Path(work) / name).replace(folder / name)
 
 
-def load_scan(folder: Path, *, text_cache: Path | None = None) -> Scan:
+def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = None) -> Scan:
     """Read a network that `save_scan` wrote.
 
     Args:
-        folder: With config.json and model.safetensors.
+        folder: With config.json and model.safetensors; by default the small network that the package ships, which knows
+            the generated benchmark `shapes`.
         text_cache: As in `Scan`.
 
     Returns:
@@ -61,6 +62,7 @@ def load_scan(folder: Path, *, text_cache: Path | None = None) -> Scan:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged, does not fit, or was trained with another CLIP.
     """
+    folder = Path(folder)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"weights: expected {CONFIG_NAME} and {WEIGHTS_NAME} in {folder}, found no {name}")
