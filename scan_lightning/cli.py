@@ -57,6 +57,8 @@ class ScanCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.get("weights_only") is None:
             config["weights_only"] = True
+        if "return_predictions" in config:
+            config["return_predictions"] = False  # callbacks write them; keeping them all would fill the memory
         if "verbose" in config:
             config["verbose"] = False  # ResultsCallback prints the table, with the meaning of each score
 
