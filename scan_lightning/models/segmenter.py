@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,13 @@ def repair_stochastic_depth(model: Mask2FormerModel) -> None:
     backbone: Any = model.pixel_level_module.encoder
     for stage in backbone.swin.encoder.layers:
         for block in stage.blocks:
+            # A partial, whose argument is copied with the model, where a closure would go on using the original's.
+            block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path))
 
-            def drop(_module: nn.Module, _inputs: Any, output: Tensor, path: nn.Module = block.drop_path) -> Tensor:
-                return path(output)  # type: ignore[no-any-return]
 
-            block.mlp.register_forward_hook(drop)
+def _drop_branch(path: nn.Module, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    """Apply stochastic depth to a branch's output, as a forward hook."""
+    return path(output)  # type: ignore[no-any-return]
 
 
 def load_published(model: Mask2FormerModel, source: str) -> None:
