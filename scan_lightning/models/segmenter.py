@@ -8,6 +8,7 @@ from scratch starts as in Mask2Former's own code, and the unused final norm of S
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from scan_lightning.types import SegmenterOutput
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+_DECODER_LAYERS = "transformer_module.decoder.layers."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,14 +245,19 @@ def load_published(model: Mask2FormerModel, source: str) -> None:
         part, published = model, Mask2FormerModel.from_pretrained(source)
     else:
         raise ValueError(f"weights: expected a Swin or a Mask2Former at {source!r}, found a {kind!r}")
-    known = part.state_dict()
+    known, state = part.state_dict(), published.state_dict()
     # A published decoder may have fewer layers than ours (9 instead of 10); the others keep their initial weights.
-    state = {key: value for key, value in published.state_dict().items() if key in known}
-    wrong = [key for key, value in state.items() if value.shape != known[key].shape]
+    required = [key for key in {**known, **state} if _DECODER_LAYERS not in key or (key in known and key in state)]
+    wrong = [key for key in required if _shape(known, key) != _shape(state, key)]
     if wrong:
         example = wrong[0]
         raise ValueError(
-            f"weights: {Path(source).name} does not fit the configured segmenter: {len(wrong)} tensors differ in "
-            f"shape, such as {example}: {tuple(state[example].shape)} instead of {tuple(known[example].shape)}"
+            f"weights: {Path(source).name} does not fit the configured segmenter: {len(wrong)} tensors differ, such as "
+            f"{example}: {_shape(state, example)} instead of {_shape(known, example)}"
         )
     part.load_state_dict(state, strict=False)
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    """Give a tensor's shape, None where the state lacks it."""
+    return tuple(state[key].shape) if key in state else None
