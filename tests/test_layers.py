@@ -18,10 +18,12 @@ RANKS = {
     "optim": 1,
     "module": 2,
     "clip_module": 2,
+    "baselines": 2,
     "convert": 2,
     "record": 2,
     "callbacks": 3,
-    "verify": 3,
+    "verification": 3,
+    "verify": 4,
     "segment": 4,
     "experiments": 4,
     "cli": 5,
@@ -34,7 +36,7 @@ HOMES = {
     "albumentations": ("data",),
     "datasets": ("data",),
     "wandb": ("callbacks", "cli"),
-    "lightning": ("module", "clip_module", "data", "callbacks", "cli"),
+    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "cli"),
     "pytorch_lightning": (),  # the old name of lightning
     "lightning_fabric": (),
 }
