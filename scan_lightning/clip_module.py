@@ -32,11 +32,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, *, scale: Tensor, texts: Sequence[str]) -> Tensor:
-    """Compute CLIP's symmetric InfoNCE loss, with equal texts as positives of one another.
+    """Compute CLIP's symmetric InfoNCE loss; pairs with the same text are not negatives of one another.
 
-    Plain InfoNCE would push an image away from another pair's text even where the two texts are the same words. Here
-    the target of each row spreads evenly over all pairs of the batch whose text is equal; with all texts different it
-    is plain InfoNCE.
+    In each row the other pairs of an equal text are left out of the denominator. With all texts different it is plain
+    InfoNCE.
 
     Args:
         image_features: (B, D), L2-normalised.
@@ -57,10 +56,11 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, *, scale: Te
         )
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     group = torch.tensor([numbers[text] for text in texts], device=image_features.device)
-    equal = (group[:, None] == group[None, :]).float()
-    targets = equal / equal.sum(dim=1, keepdim=True)  # symmetric, since rows of one group are equal
+    others = (group[:, None] == group[None, :]).fill_diagonal_(False)
     logits = scale.float() * image_features.float() @ text_features.float().T  # (B images, B texts)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    logits = logits.masked_fill(others, -math.inf)
+    own = torch.arange(len(texts), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 class ClipModule(LightningModule):
