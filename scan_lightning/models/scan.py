@@ -140,9 +140,10 @@ class Scan(nn.Module):
         Returns:
             float32 (..., K + 1), logits, no-object last.
         """
-        unit = F.normalize(embeddings.float(), dim=-1)
-        void = unit @ F.normalize(self.non_object_embedding, dim=-1).T
-        return self.config.temperature * torch.cat([text.similarities(unit), void], dim=-1)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            unit = F.normalize(embeddings.float(), dim=-1)
+            void = unit @ F.normalize(self.non_object_embedding, dim=-1).T
+            return self.config.temperature * torch.cat([text.similarities(unit), void], dim=-1)
 
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]], text: TextFeatures) -> ScanOutput:
         """Propose and classify masks; in training every decoder layer's output, in evaluation the final one.
@@ -226,15 +227,16 @@ class Scan(nn.Module):
             groups.setdefault(padded_size(size), []).append(index)
         for members in groups.values():
             output = self(images[members], [sizes[i] for i in members], text)
-            for position, index in enumerate(members):
-                pixels = images[index, :, : sizes[index][0], : sizes[index][1]]
-                masks = upsample_masks(output.mask_logits[-1][position], padded=output.padded, size=sizes[index])
-                tokens = [layer[position] for layer in output.image_tokens]
-                seen = self.classify_regions(
-                    pixels, masks, tokens, image_id=image_ids[index], text=text, settings=settings
-                )
-                scores = class_scores(output.class_logits[-1][position], seen, settings)
-                labels[index] = semantic_labels(scores, masks, size=original_sizes[index])
+            with torch.autocast(images.device.type, enabled=False):
+                for position, index in enumerate(members):
+                    pixels = images[index, :, : sizes[index][0], : sizes[index][1]]
+                    masks = upsample_masks(output.mask_logits[-1][position], padded=output.padded, size=sizes[index])
+                    tokens = [layer[position] for layer in output.image_tokens]
+                    seen = self.classify_regions(
+                        pixels, masks, tokens, image_id=image_ids[index], text=text, settings=settings
+                    )
+                    scores = class_scores(output.class_logits[-1][position], seen, settings)
+                    labels[index] = semantic_labels(scores, masks, size=original_sizes[index])
         return [label for label in labels if label is not None]
 
     def classify_regions(
@@ -332,18 +334,22 @@ class Scan(nn.Module):
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image: expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+        if isinstance(words, str):
+            raise ValueError(f"words: expected a list of words, got the text {words!r}")
         vocabulary = words if isinstance(words, Vocabulary) else Vocabulary.from_words(words)
         size = (image.shape[1], image.shape[2])
         was_training = self.training
         self.eval()
-        label_map = self.predict(
-            image[None].to(self.non_object_embedding.device),
-            sizes=[size],
-            original_sizes=[size],
-            image_ids=[image_id],
-            text=self.encode_vocabulary(vocabulary),
-            settings=settings or InferenceSettings(),
-        )[0].cpu()
-        self.train(was_training)
+        try:
+            label_map = self.predict(
+                image[None].to(self.non_object_embedding.device),
+                sizes=[size],
+                original_sizes=[size],
+                image_ids=[image_id],
+                text=self.encode_vocabulary(vocabulary),
+                settings=settings or InferenceSettings(),
+            )[0].cpu()
+        finally:
+            self.train(was_training)
         pixels = torch.bincount(label_map.flatten(), minlength=vocabulary.num_classes)
         return Segmentation(image_id=image_id, label_map=label_map, class_pixels=pixels, words=vocabulary.names)
