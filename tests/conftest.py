@@ -62,11 +62,15 @@ def clip_architecture() -> dict[str, Any]:
 
 
 def write_clip(folder: Path, seed: int, architecture: dict[str, Any]) -> None:
-    """Write an untrained CLIP as open_clip stores it, with towers that tell images and texts apart."""
+    """Write an untrained CLIP as open_clip stores it, its visual tower scaled so that it tells images apart."""
     torch.manual_seed(seed)
     clip = build_open_clip(architecture)
     state = {name: tensor.detach().contiguous() for name, tensor in clip.state_dict().items()}
-    state["visual.positional_embedding"] *= 0.2
+    state["visual.conv1.weight"] *= 10
+    state["visual.class_embedding"] *= 0.1
+    for name, tensor in state.items():
+        if name.startswith("visual.") and name.endswith(("in_proj_weight", "out_proj.weight", "c_proj.weight")):
+            tensor *= 8
     folder.mkdir(exist_ok=True)
     save_file(state, folder / "model.safetensors")
     (folder / CONFIG_NAME).write_text(json.dumps({"model_cfg": architecture}), encoding="utf-8")
@@ -124,8 +128,10 @@ def make_scan(scan_config: ScanConfig) -> Callable[..., Scan]:
     def make(seed: int = 0, **changes: Any) -> Scan:
         torch.manual_seed(seed)
         scan = Scan(config=ScanConfig(**{**vars(scan_config), **changes}))
-        with torch.no_grad():  # masks that differ from query to query, and are above the threshold in places only
+        with torch.no_grad():  # masks and embeddings that differ from query to query and from pixel to pixel
             scan.segmenter.model.transformer_module.queries_features.weight.mul_(3)
+            scan.segmenter.model.pixel_level_module.decoder.mask_projection.weight.mul_(30)
+            scan.segmenter.embedding_head[0].weight.mul_(4)
         return scan.eval()
 
     return make
