@@ -122,15 +122,15 @@ def main(args: Sequence[str] | None = None) -> int:
         if not arguments or arguments[0] in ("-h", "--help"):
             _print_help()
             return 0
-        _lightning(arguments)
+        _lightning(None if args is None else arguments)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FloatingPointError) as error:
         print(f"scan-lightning: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _lightning(arguments: list[str]) -> None:
-    """Run one of Lightning's subcommands."""
+def _lightning(arguments: list[str] | None) -> None:
+    """Run one of Lightning's subcommands; None takes the process's arguments."""
     ScanCLI(
         LightningModule,
         LightningDataModule,
