@@ -26,8 +26,8 @@ class ScanModule(LightningModule):
     """Train and test SCAN. The datamodule brings the vocabularies; no weight depends on them.
 
     The datamodule has ``vocabulary`` (all words that are tested), ``training_vocabulary`` (the words that training
-    labels index) and ``hierarchy`` (or None). Nothing here is a saved hyperparameter: Lightning's command line would let a
-    checkpoint's values override what ``test`` is given.
+    labels index) and ``hierarchy`` (or None). Nothing here is a saved hyperparameter: Lightning's command line would
+    let a checkpoint's values override what ``test`` is given.
 
     Args:
         network: Architecture.
