@@ -55,8 +55,7 @@ class ScanCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse checkpoints that hold code, and leave the tables to the callbacks."""
         config = self.config[self.config.subcommand]
-        if config.get("weights_only") is None:
-            config["weights_only"] = True
+        config["weights_only"] = True
         if "return_predictions" in config:
             config["return_predictions"] = False  # callbacks write them; keeping them all would fill the memory
         if "verbose" in config:
@@ -98,10 +97,12 @@ def check_checkpoint(path: Path) -> None:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: refused, since it holds more than tensors and plain values: {reason}") from error
+        raise ValueError(
+            f"{path}: refused, expected a checkpoint of tensors and plain values, found code or another kind of file"
+        ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: damaged or not a checkpoint: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else "the file is empty"
+        raise ValueError(f"{path}: damaged or not a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path}: expected a Lightning checkpoint with a state_dict, found none")
 
@@ -123,6 +124,9 @@ def main(args: Sequence[str] | None = None) -> int:
             _print_help()
             return 0
         _lightning(None if args is None else arguments)
+    except pickle.UnpicklingError:
+        print("scan-lightning: a checkpoint was refused: it holds more than tensors and plain values", file=sys.stderr)
+        return 1
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FloatingPointError) as error:
         print(f"scan-lightning: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,9 +104,8 @@ def shorten(text: str, font: Font, width: float) -> str:
     """
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text.rstrip() + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fits = bisect_right(range(len(text)), width, key=lambda end: font.getlength(text[: end + 1].rstrip() + "..."))
+    return text[:fits].rstrip() + "..."
 
 
 def legend_entries(
