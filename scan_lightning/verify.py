@@ -32,6 +32,9 @@ GROUPS: dict[str, tuple[Check, tuple[Stage, ...]]] = {
 }
 """What is compared, in the order of the table: for each group its function and its stages."""
 
+PIPED_WIDTH = 140
+"""Characters of the table's lines where nothing is known of the width of what shows them."""
+
 PACKAGES = ("torch", "transformers", "open_clip_torch")
 EXPECTED_FAILURES = (RuntimeError, ValueError, KeyError, IndexError, TypeError)
 """What computing with recorded tensors of a wrong shape raises; it fails the stages that are still to come."""
@@ -106,7 +109,10 @@ def main(args: Sequence[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"scan-lightning verify: {error}", file=sys.stderr)
         return 1
-    Console().print(_table(rows))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    console.print(_table(rows))
     print(_summary(rows))
     for row in rows:
         if row.verdict == "FAILED":
@@ -166,7 +172,7 @@ def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="Agreement with the reference implementation")
     for name, justify in (("stage", "left"), ("tensors", "right"), ("error", "right"), ("tolerance", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     table.add_column("remark", overflow="fold")
     colours = {"passed": "green", "FAILED": "bold red", "skipped": "yellow"}
     groups = {stage.name: group for group, (_, stages) in GROUPS.items() for stage in stages}
