@@ -68,7 +68,7 @@ class ScanModule(LightningModule):
         self.export_to = export_to
         self.vocabulary: Vocabulary | None = None
         self.training_vocabulary: Vocabulary | None = None
-        self._text: dict[int, TextFeatures] = {}
+        self._text: dict[int, tuple[Vocabulary, TextFeatures]] = {}
         if initial_weights is not None:
             state = load_scan(initial_weights).state_dict()
             check_state(self.network, state, str(initial_weights))
@@ -108,8 +108,9 @@ class ScanModule(LightningModule):
             Their features.
         """
         if id(vocabulary) not in self._text:
-            self._text[id(vocabulary)] = self.network.encode_vocabulary(vocabulary)
-        return self._text[id(vocabulary)].to(self.device)
+            # The vocabulary is kept as well: its id would otherwise be given to another one once it is gone.
+            self._text[id(vocabulary)] = (vocabulary, self.network.encode_vocabulary(vocabulary))
+        return self._text[id(vocabulary)][1].to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch.
