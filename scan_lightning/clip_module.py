@@ -223,7 +223,9 @@ class ClipModule(LightningModule):
         if self._class_features is None:
             self._class_features = self._encode_vocabulary()
         features, owners = self._class_features
-        similarity = self.encode_images(images).float() @ features.T  # (B, names)
+        embeddings = self.encode_images(images).float()
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would make ties of close classes
+            similarity = embeddings @ features.T  # (B, names)
         best = similarity.new_full((len(images), self._vocabulary().num_classes), -math.inf)
         return best.scatter_reduce(1, owners.expand_as(similarity), similarity, "amax").argmax(dim=1)
 

@@ -1,7 +1,8 @@
 """The generated benchmark `shapes`: things (colour x shape) on stuff (textures), with unseen words of both kinds.
 
 It shows the two biases that SCAN calibrates: unseen categories lie close to seen ones, onto which embeddings collapse,
-and some categories look alike and are told apart by their surroundings alone, which a masked crop does not show.
+and some categories are drawn alike and told apart by their surroundings, of which a masked crop shows no more than the
+blended pixels of the rim.
 """
 
 from __future__ import annotations
