@@ -71,6 +71,7 @@ class ScanModule(LightningModule):
         self._text: dict[int, tuple[Vocabulary, TextFeatures]] = {}
         if initial_weights is not None:
             state = load_scan(initial_weights).state_dict()
+            self._keep_region_tower(state, "")
             check_state(self.network, state, str(initial_weights))
             self.network.load_state_dict(state)
 
@@ -230,8 +231,16 @@ class ScanModule(LightningModule):
         """
         checkpoint["scan_architecture"] = asdict(self.network.config)
 
+    def _keep_region_tower(self, state: dict[str, Any], prefix: str) -> None:
+        """Put the configured region tower in the place of a stored one, since it is the test's to choose."""
+        tower = "clip.shifted_visual."
+        for name in [name for name in state if name.startswith(prefix + tower)]:
+            del state[name]
+        own = self.network.state_dict()
+        state.update({prefix + name: tensor for name, tensor in own.items() if name.startswith(tower)})
+
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that the checkpoint fits before anything is loaded.
+        """Check that the checkpoint fits before anything is loaded; the region tower is the configured one.
 
         Args:
             checkpoint: What Lightning has read.
@@ -239,6 +248,7 @@ class ScanModule(LightningModule):
         Raises:
             ValueError: If a tensor is missing, unknown or of another shape.
         """
+        self._keep_region_tower(checkpoint["state_dict"], "network.")
         check_state(self, checkpoint["state_dict"], "checkpoint")
 
     def on_fit_end(self) -> None:
