@@ -23,7 +23,7 @@ class ImageFileError(ValueError):
     """A file is no image that can be read, or not of the kind expected; the message names it."""
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image of any common kind as RGB.
 
     The orientation tag is applied. Palettes are expanded, transparency is laid over black, CMYK converted, and 16-bit
@@ -50,7 +50,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return np.array(upright.convert("RGB"))
 
 
-def read_label(path: Path) -> NDArray[np.integer[Any]]:
+def read_label(path: str | Path) -> NDArray[np.integer[Any]]:
     """Read a label map; palette images give their indices.
 
     Args:
@@ -73,9 +73,9 @@ def read_label(path: Path) -> NDArray[np.integer[Any]]:
 
 
 @contextmanager
-def _opened(path: Path, expected: str) -> Iterator[Image.Image]:
+def _opened(path: str | Path, expected: str) -> Iterator[Image.Image]:
     """Open and decode an image; whatever Pillow raises about a bad file becomes an ImageFileError."""
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected {expected}, found no such file")
     try:
         with warnings.catch_warnings():

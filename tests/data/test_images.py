@@ -22,6 +22,7 @@ def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
     result = read_image(_save(Image.fromarray(pixels), tmp_path / "a.png"))
     assert result.dtype == np.uint8
     assert (result == pixels).all()
+    assert (read_image(str(tmp_path / "a.png")) == pixels).all()
     result[0, 0] = 1  # the result may be written to
 
 
