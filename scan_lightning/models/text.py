@@ -64,7 +64,7 @@ class TextBank:
     """Encode vocabularies with a frozen CLIP and remember the features on disk.
 
     A word's feature is a function of the text tower, its weights, the templates and the word, and so is its file's
-    name.
+    name. It is computed in float32 whatever the precision around it, and may be used in training wherever it was made.
 
     Args:
         clip: Whose text tower encodes.
@@ -87,6 +87,12 @@ class TextBank:
         Returns:
             The features on CLIP's device.
         """
+        # Inference tensors, of a validation that comes first, could not take part in training.
+        with torch.inference_mode(False), torch.autocast(self._clip.mean.device.type, enabled=False):
+            return self._encode(vocabulary)
+
+    def _encode(self, vocabulary: Vocabulary) -> TextFeatures:
+        """Look words up, encode the others, and remember them."""
         words = [word for synonyms in vocabulary.synonyms for word in synonyms]
         owners = [index for index, synonyms in enumerate(vocabulary.synonyms) for _ in synonyms]
         known = {word: feature for word in words if (feature := self._read(word)) is not None}

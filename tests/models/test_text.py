@@ -53,6 +53,17 @@ def test_encode_averages_templates_by_hand(clip: FrozenClip) -> None:
     assert not found.features.requires_grad
 
 
+def test_encode_is_the_same_in_validation_under_autocast(clip: FrozenClip, tmp_path: Path) -> None:
+    expected = TextBank(clip=clip).encode(WORDS).features
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = TextBank(clip=clip, cache=tmp_path).encode(WORDS)
+    assert torch.equal(found.features, expected)
+    assert torch.equal(TextBank(clip=clip, cache=tmp_path).encode(WORDS).features, expected)
+    embeddings = torch.ones(32, requires_grad=True)
+    found.similarities(embeddings).sum().backward()
+    assert embeddings.grad is not None
+
+
 def test_cache_hit_gives_the_same_bits_without_the_tower(clip: FrozenClip, watch: Watch, tmp_path: Path) -> None:
     fresh = TextBank(clip=clip).encode(WORDS).features
     first = TextBank(clip=clip, cache=tmp_path).encode(WORDS).features
