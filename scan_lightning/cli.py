@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning import segment, verify
 from scan_lightning.callbacks import ResultsCallback
+from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
@@ -100,7 +101,7 @@ def check_checkpoint(path: Path) -> None:
         raise ValueError(
             f"{path}: refused, expected a checkpoint of tensors and plain values, found code or another kind of file"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (OSError, *DAMAGE) as error:
         reason = str(error).splitlines()[0] if str(error) else "the file is empty"
         raise ValueError(f"{path}: damaged or not a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:

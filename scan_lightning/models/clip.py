@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -27,6 +29,9 @@ IMAGENET_TEMPLATES: tuple[str, ...] = tuple(template("{}") for template in open_
 """The 80 templates of the CLIP paper (Radford et al., 2021), as open_clip lists them (MIT)."""
 
 CONFIG_NAME = "open_clip_config.json"
+DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
+"""What reading a file of tensors raises about bytes that are none, beside `pickle.UnpicklingError`."""
+
 SHIPPED_MODEL = "tiny"
 SHIPPED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny_clip"
 
@@ -106,11 +111,14 @@ def _load_folder(folder: Path, weights: str | None) -> tuple[open_clip.CLIP, Tok
     if not path.is_file():
         raise FileNotFoundError(f"clip model: expected {CONFIG_NAME} in {folder}, found none")
     try:
-        model_cfg = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
         clip = build_open_clip(model_cfg)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if "mean" in preprocess and "std" in preprocess:  # not every CLIP was trained with OpenAI's
+            open_clip.set_model_preprocess_cfg(clip, preprocess)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected an open_clip configuration with a 'model_cfg': {error}") from error
-    files = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
+    files = _weight_files(folder)
     if weights is None and not files:
         raise FileNotFoundError(
             f"clip model: {folder} has no weights beside its configuration (*.safetensors, *.bin, *.pt)"
@@ -118,6 +126,12 @@ def _load_folder(folder: Path, weights: str | None) -> tuple[open_clip.CLIP, Tok
     load_clip_weights(clip, Path(weights) if weights is not None else files[0])
     context = int(model_cfg.get("text_cfg", {}).get("context_length", 77))
     return clip.float().eval(), open_clip.SimpleTokenizer(context_length=context)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """List a folder's weights: safetensors first, and first those of open_clip, beside which hubs keep another form."""
+    files = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
+    return sorted(files, key=lambda file: not file.name.startswith("open_clip"))
 
 
 def load_clip_weights(clip: open_clip.CLIP, path: Path) -> None:
@@ -135,7 +149,7 @@ def load_clip_weights(clip: open_clip.CLIP, path: Path) -> None:
         raise FileNotFoundError(f"clip weights: no file {path}")
     try:
         open_clip.load_checkpoint(clip, str(path), weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, KeyError, AttributeError) as error:
+    except (SafetensorError, pickle.UnpicklingError, *DAMAGE) as error:
         raise ValueError(f"{path}: damaged, not plain tensors, or of another CLIP: {error}") from error
 
 
@@ -206,7 +220,7 @@ class FrozenClip(nn.Module):
         if config.shifted_weights is not None:
             tuned = deepcopy(clip)
             path = Path(config.shifted_weights)
-            load_clip_weights(tuned, next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path)
+            load_clip_weights(tuned, next(iter(_weight_files(path)), path) if path.is_dir() else path)
             shifted = tuned.visual
         return cls(clip=clip, tokenizer=tokenizer, shifted_visual=shifted)
 

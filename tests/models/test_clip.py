@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -251,6 +252,27 @@ def test_statistics_of_the_configuration_are_used(clip_architecture: dict[str, A
     model.visual.image_mean, model.visual.image_std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     clip = FrozenClip(clip=model, tokenizer=open_clip.SimpleTokenizer(context_length=24))
     torch.testing.assert_close(clip.normalize(torch.full((3, 1, 1), 255)), torch.full((3, 1, 1), 2.0))
+
+
+def test_folder_of_the_hub_brings_its_statistics_and_open_clips_weights(
+    clip_folder: Path, tmp_path: Path, clip_architecture: dict[str, Any]
+) -> None:
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": clip_architecture, "preprocess_cfg": preprocess}))
+    (tmp_path / "open_clip_model.safetensors").write_bytes((clip_folder / "model.safetensors").read_bytes())
+    save_file({"vision_model.embeddings.class_embedding": torch.zeros(48)}, tmp_path / "model.safetensors")
+    clip = FrozenClip.from_config(ClipConfig(model=str(tmp_path)))
+    torch.testing.assert_close(clip.normalize(torch.full((3, 1, 1), 255)), torch.full((3, 1, 1), 2.0))
+    stored = load_file(clip_folder / "model.safetensors")
+    assert torch.equal(clip.clip.text_projection, stored["text_projection"])
+
+
+@pytest.mark.parametrize("content", [b".", b"\x80\x02", b"q", b"\x80\x02h\xc8."])
+def test_few_bytes_of_anything_are_named_as_damage(clip_folder: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pt: damaged"):
+        load_open_clip(str(clip_folder), weights=str(path))
 
 
 def test_imagenet_templates_have_one_place_each() -> None:
