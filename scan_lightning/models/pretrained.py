@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,10 @@ def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = No
     try:
         record = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         config = config_from_dict(record["architecture"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG_NAME}: not a configuration of SCAN: {error}") from error
+    # What the segmenter once started from is in the file already, and need not be there any more.
+    config = replace(config, segmenter=replace(config.segmenter, weights=None))
     scan = Scan(config=config, text_cache=text_cache)
     found = clip_hash(scan.clip)
     if found != record.get("clip_hash"):

@@ -61,6 +61,13 @@ def test_round_trip_of_variants(make_scan: Callable[..., Scan], tmp_path: Path, 
     assert load_scan(tmp_path).config == scan.config
 
 
+def test_weights_that_training_started_from_are_not_needed(folder: Path, scan: Scan) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    record["architecture"]["segmenter"]["weights"] = "nowhere/swin"
+    (folder / "config.json").write_text(json.dumps(record))
+    assert torch.equal(load_scan(folder).non_object_embedding, scan.non_object_embedding)
+
+
 def test_text_cache_is_passed_on(folder: Path, tmp_path: Path) -> None:
     load_scan(folder, text_cache=tmp_path / "texts").encode_vocabulary(Vocabulary.from_words(["sky"]))
     assert len(list((tmp_path / "texts").rglob("*.npy"))) == 1
