@@ -54,9 +54,14 @@ class PriorBaseline(LightningModule):
 
         Args:
             stage: "fit" starts counting anew.
+
+        Raises:
+            ValueError: If another stage comes before "fit".
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.vocabulary = datamodule.vocabulary
+        if stage != "fit" and not len(self.counts):
+            raise ValueError(f"{type(self).__name__}: nothing counted yet; run fit with test_after_fit: true")
         if stage == "fit":
             labels = {name: index for index, name in enumerate(datamodule.vocabulary.names)}
             self._labels = torch.tensor([labels[name] for name in datamodule.training_vocabulary.names])

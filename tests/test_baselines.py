@@ -79,3 +79,9 @@ def test_ignored_pixels_do_not_count() -> None:
 def test_wrong_options_raise(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"kind|grid"):
         PriorBaseline(**options)  # type: ignore[arg-type]
+
+
+def test_testing_before_counting_raises() -> None:
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    with pytest.raises(ValueError, match="nothing counted yet"):
+        Trainer(**options).test(PriorBaseline(grid=(4, 4)), datamodule=Halves(), verbose=False)  # type: ignore[arg-type]
