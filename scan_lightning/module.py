@@ -38,7 +38,7 @@ class ScanModule(LightningModule):
         text_cache: Folder in which text features are remembered; None computes them.
         initial_weights: Folder of a trained network to start from, written by `save_scan`; its architecture must be
             the configured one.
-        export_to: Folder to which the trained network is written at the end of fit.
+        export_to: Folder to which the trained network is written at the end of fit, in float16.
 
     Attributes:
         network: The `Scan`.
@@ -84,7 +84,8 @@ class ScanModule(LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._text = {}
         self.vocabulary = datamodule.vocabulary
-        self.training_vocabulary = datamodule.training_vocabulary
+        if stage == "fit":  # a test needs no class that is seen
+            self.training_vocabulary = datamodule.training_vocabulary
 
         def metrics() -> SegmentationMetrics:
             seen = datamodule.vocabulary.seen

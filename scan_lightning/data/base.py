@@ -199,7 +199,13 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     @property
     def training_vocabulary(self) -> Vocabulary:
-        """The words that labels in training index: the seen ones."""
+        """The words that labels in training index: the seen ones.
+
+        Raises:
+            ValueError: If no word is seen.
+        """
+        if not any(self.vocabulary.seen):
+            raise ValueError(f"{type(self).__name__}: expected at least one seen class to train on, got none")
         return self.vocabulary.subset(self.vocabulary.seen_indices)
 
     @property

@@ -97,6 +97,15 @@ def test_unseen_classes_are_ignored_in_training(made_once: Path, seen: list[str]
     assert corners == [labels.get(name, IGNORE_INDEX) for name in ("sky", "vehicle", "car")]
 
 
+def test_without_a_seen_class_only_training_raises(root: Path) -> None:
+    content = {**CLASSES, "classes": [{**entry, "seen": False} for entry in CLASSES["classes"]]}  # type: ignore[attr-defined]
+    (root / "classes.json").write_text(json.dumps(content))
+    data = _data(root)
+    assert [sample.image_id for sample in _samples(data, "test")] == ["e", "f"]
+    with pytest.raises(ValueError, match="at least one seen class to train on"):
+        data.build_dataset("train")
+
+
 def test_images_with_unseen_classes_can_be_skipped(root: Path) -> None:
     Image.fromarray(np.minimum(LABELS, 1)).save(root / "labels" / "train" / "b.png")
     assert [s.image_id for s in _samples(_data(root, unseen_in_training="skip"), "train")] == ["b"]
