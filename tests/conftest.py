@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scan_lightning.losses.mask_classification import LossConfig
 from scan_lightning.models.clip import CONFIG_NAME, ClipConfig, FrozenClip, build_open_clip
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.models.segmenter import SegmenterConfig
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
+from scan_lightning.module import ScanModule
+from scan_lightning.optim import OptimizerConfig
 
 CLIP_ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 32,
@@ -162,3 +166,20 @@ def make_image(seed: int, height: int, width: int) -> Tensor:
 def image_of() -> Callable[[int, int, int], Tensor]:
     """Function that makes an image from (seed, height, width)."""
     return make_image
+
+
+@pytest.fixture(scope="session")
+def make_module(scan_config: ScanConfig) -> Callable[..., ScanModule]:
+    """Function that builds a tiny module: ``make_module(network={...}, **arguments)``."""
+
+    def make(*, network: dict[str, Any] | None = None, init_seed: int = 0, **arguments: Any) -> ScanModule:
+        torch.manual_seed(init_seed)
+        defaults: dict[str, Any] = {
+            "loss": LossConfig(num_points=30),
+            "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+            "inference": InferenceSettings(replace_layers=(1,), replace_ratio=0.5),
+        }
+        config = replace(scan_config, segmenter=replace(scan_config.segmenter, conv_dim=64, drop_path_rate=0.2))
+        return ScanModule(network=replace(config, **(network or {})), **(defaults | arguments))
+
+    return make
