@@ -57,6 +57,8 @@ class ScanCLI(LightningCLI):
         """Refuse checkpoints that hold code, and leave the tables to the callbacks."""
         config = self.config[self.config.subcommand]
         config["weights_only"] = True
+        if self.config.subcommand != "fit" and not config.get("ckpt_path"):
+            print("scan-lightning: no --ckpt_path given, the network keeps its initial weights", file=sys.stderr)
         if "return_predictions" in config:
             config["return_predictions"] = False  # callbacks write them; keeping them all would fill the memory
         if "verbose" in config:

@@ -1,6 +1,7 @@
-"""Lightning callbacks: pictures of predictions and the record of a test run."""
+"""Lightning callbacks: predictions as files and pictures, and the record of a test run."""
 
+from scan_lightning.callbacks.label_maps import LabelMapCallback
 from scan_lightning.callbacks.results import ResultsCallback
 from scan_lightning.callbacks.visualization import VisualizationCallback
 
-__all__ = ["ResultsCallback", "VisualizationCallback"]
+__all__ = ["LabelMapCallback", "ResultsCallback", "VisualizationCallback"]

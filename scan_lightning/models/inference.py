@@ -20,7 +20,7 @@ class InferenceSettings:
     """How trained weights are tested; the defaults are those of the released ViT-B/16 configuration.
 
     Args:
-        mask_threshold: A proposal is classified by CLIP if its mask probability exceeds this somewhere, in [0, 1).
+        mask_threshold: A proposal is classified by CLIP if its mask probability exceeds this somewhere, in [0, 1].
         ensemble_weight: Share of CLIP's opinion in the ensemble, in [0, 1]; at 0 no region is classified.
         log_ensemble: The variant for ADE-847 and PC-459, see `log_ensemble`.
         replace_ratio: Share of background tokens that Contextual Shift overwrites, in [0, 1].

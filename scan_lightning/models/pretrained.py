@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,10 +24,13 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 SHIPPED_SCAN = Path(__file__).parent.parent / "assets" / "tiny_scan"
 _FROZEN = "clip."
+_HERE = "./"  # starts a path within the folder
 
 
 def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
-    """Write a network's configuration and what it has learnt. The frozen CLIP is named, not copied.
+    """Write a network's configuration and what it has learnt.
+
+    A frozen CLIP that can be had by name is named; one that came from a folder is copied into ``clip``.
 
     Args:
         scan: The network.
@@ -39,12 +43,42 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
         for name, tensor in scan.state_dict().items()
         if not name.startswith(_FROZEN)
     }
-    record = {"architecture": asdict(scan.config), "clip_hash": clip_hash(scan.clip)}
+    architecture = asdict(scan.config)
+    with_clip = {**architecture, "clip": _keep_clip(scan.config.clip, folder)}
+    record = {"architecture": with_clip, "clip_hash": clip_hash(scan.clip)}
     with tempfile.TemporaryDirectory(dir=folder) as work:
         save_file(state, Path(work) / WEIGHTS_NAME)
         (Path(work) / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for name in (WEIGHTS_NAME, CONFIG_NAME):
             (Path(work) / name).replace(folder / name)
+
+
+def _keep_clip(config: ClipConfig, folder: Path) -> dict[str, str | None]:
+    """Copy what CLIP was read from into the folder; return a configuration whose paths start there."""
+    kept = asdict(config)
+    for key, target in (("model", "clip"), ("weights", "clip_weights"), ("shifted_weights", "shifted_clip")):
+        source = Path(kept[key] or "")
+        if kept[key] is None or not source.exists():
+            continue
+        destination = folder / target / source.name if source.is_file() else folder / target
+        if source.resolve() != destination.resolve():
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_file():
+                shutil.copyfile(source, destination)
+            else:
+                shutil.copytree(source, destination, dirs_exist_ok=True)
+        kept[key] = f"{_HERE}{destination.relative_to(folder).as_posix()}"
+    return kept
+
+
+def _find_clip(config: ClipConfig, folder: Path) -> ClipConfig:
+    """Undo `_keep_clip`: paths that start in the folder become paths from here."""
+    values = asdict(config)
+    found = {
+        key: str(folder / value.removeprefix(_HERE)) if value and value.startswith(_HERE) else value
+        for key, value in values.items()
+    }
+    return ClipConfig(**found)
 
 
 def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = None) -> Scan:
@@ -73,6 +107,7 @@ def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = No
         raise ValueError(f"{folder / CONFIG_NAME}: not a configuration of SCAN: {error}") from error
     # What the segmenter once started from is in the file already, and need not be there any more.
     config = replace(config, segmenter=replace(config.segmenter, weights=None))
+    config = replace(config, clip=_find_clip(config.clip, folder))
     scan = Scan(config=config, text_cache=text_cache)
     found = clip_hash(scan.clip)
     if found != record.get("clip_hash"):

@@ -1,0 +1,78 @@
+"""Write predicted label maps to disk, as ``predict`` makes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from scan_lightning.callbacks.visualization import file_name
+from scan_lightning.types import Segmentation
+
+
+class LabelMapCallback(Callback):
+    """Write every label map of ``predict`` as a PNG of class ids, and the words beside them as words.json.
+
+    Every process writes its own images.
+
+    Args:
+        directory: Where to write. Defaults to ``label_maps`` in the Trainer's log folder.
+    """
+
+    def __init__(self, *, directory: str | Path | None = None) -> None:
+        super().__init__()
+        self.directory = None if directory is None else Path(directory)
+        self._folder = Path()
+        self._words: tuple[str, ...] = ()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Settle the folder."""
+        # Every process must ask for the log folder: the first one sends it to the others.
+        self._folder = self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "label_maps"
+        self._words = ()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the batch's label maps.
+
+        Args:
+            trainer: Not used.
+            pl_module: Not used.
+            outputs: The step's result, a mapping with a list of `Segmentation` under ``segmentations``.
+            batch: Not used.
+            batch_idx: Not used.
+            dataloader_idx: Not used.
+        """
+        segmentations: Sequence[Segmentation] = outputs["segmentations"] if isinstance(outputs, Mapping) else ()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for segmentation in segmentations:
+            depth = np.uint8 if len(segmentation.words) <= 256 else np.uint16
+            path = self._folder / file_name(segmentation.image_id)
+            unfinished = path.with_suffix(f".{os.getpid()}.part")
+            Image.fromarray(segmentation.label_map.numpy().astype(depth)).save(unfinished, format="PNG")
+            unfinished.replace(path)
+            self._words = segmentation.words
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the words, whose places in the list are the ids.
+
+        Args:
+            trainer: Tells which process is the first.
+            pl_module: Not used.
+        """
+        if trainer.is_global_zero and self._words:
+            text = json.dumps(list(self._words), indent=1, ensure_ascii=False) + "\n"
+            (self._folder / "words.json").write_text(text, encoding="utf-8")
