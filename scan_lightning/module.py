@@ -255,4 +255,4 @@ class ScanModule(LightningModule):
     def on_fit_end(self) -> None:
         """Write the trained network to ``export_to``, where that is set."""
         if self.export_to is not None and self.trainer.is_global_zero:
-            save_scan(self.network, self.export_to, half=True)
+            save_scan(self.network, self.export_to, half=True, settings=self.inference)

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from scan_lightning.data.transforms import EvaluationTransform
 from scan_lightning.data.vocabulary import load_vocabulary
 from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES
 from scan_lightning.models.inference import InferenceSettings
-from scan_lightning.models.pretrained import CONFIG_NAME, SHIPPED_SCAN, WEIGHTS_NAME, load_scan
+from scan_lightning.models.pretrained import CONFIG_NAME, SHIPPED_SCAN, WEIGHTS_NAME, load_scan, recommended_settings
 from scan_lightning.models.scan import Scan
 from scan_lightning.models.text import TextFeatures
 from scan_lightning.types import Vocabulary
@@ -183,11 +184,13 @@ def _run(options: argparse.Namespace) -> int:
     if vocabulary.num_classes > MAX_CLASSES:
         raise ValueError(f"words: expected at most {MAX_CLASSES} classes, got {vocabulary.num_classes}")
     EvaluationTransform(min_size=options.shortest_side, max_size=options.max_size)  # raises on a bad length
-    settings, device = _settings(options), _device(options.device)
+    InferenceSettings(**_given(options))  # raises on a bad value before anything is read
+    device = _device(options.device)
     images = _find_images(options.images)
     stems = _output_stems(images)
     _check_output(options.output, options.images, images, stems)
     scan = load_scan(options.weights).to(device)
+    settings = replace(recommended_settings(options.weights), **_given(options))
     settings = _fit_layers(settings, scan, given=options.replace_layers is not None)
     task = _Task(
         scan=scan,
@@ -272,10 +275,10 @@ def _check_output(output: Path, arguments: Sequence[str], images: Sequence[Path]
             raise ValueError(f"output: {path} is an image to segment and would be overwritten")
 
 
-def _settings(options: argparse.Namespace) -> InferenceSettings:
-    """Take the settings that were given, and the defaults for the others."""
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Collect the settings that were given; the others are those that the weights recommend."""
     names = ("replace_ratio", "replace_layers", "mask_threshold", "ensemble_weight", "source", "seed")
-    return InferenceSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _fit_layers(settings: InferenceSettings, scan: Scan, *, given: bool) -> InferenceSettings:
@@ -285,7 +288,7 @@ def _fit_layers(settings: InferenceSettings, scan: Scan, *, given: bool) -> Infe
         scan.clip.check_layers(layers, "replace_layers")
     kept = tuple(layer for layer in layers if layer <= scan.clip.layers)
     if kept != layers:
-        reason = f"instead of the default {list(layers)}: this CLIP has {scan.clip.layers} layers"
+        reason = f"instead of {list(layers)}: this CLIP has {scan.clip.layers} layers"
         print(f"{PROG}: replace_layers: {list(kept)} {reason}", file=sys.stderr)
     return replace(settings, replace_layers=kept)
 
@@ -338,10 +341,12 @@ def _layers(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
-    default = InferenceSettings()
-    layers = ",".join(str(layer) for layer in default.replace_layers)
     sources = ", ".join(SUBSTITUTION_SOURCES)
-    parser = argparse.ArgumentParser(prog=PROG, description="Segment images by any words.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description="Segment images by any words. Settings that are not given are those that the weights recommend.",
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders (all images in them), patterns such as 'x/*.jpg'")
     words = parser.add_mutually_exclusive_group(required=True)
@@ -352,10 +357,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one (auto)")
     add("--max-size", type=int, default=1024, metavar="N", help="bound of the network input's longer side (1024)")
     add("--shortest-side", type=int, metavar="N", help="network input's shorter side (the image's own)")
-    add("--ensemble-weight", type=float, help=f"share of CLIP's opinion, 0 to 1 ({default.ensemble_weight})")
-    add("--mask-threshold", type=float, help=f"of the masks that CLIP classifies, 0 to 1 ({default.mask_threshold})")
-    add("--replace-ratio", type=float, help=f"share of background tokens replaced, 0 to 1 ({default.replace_ratio})")
-    add("--replace-layers", type=_layers, metavar="N,N", help=f"layers that replace (those of {layers} that exist)")
-    add("--source", help=f"what replaces them: {sources} ({default.source})")
-    add("--seed", type=int, help=f"of the draws of replaced tokens ({default.seed})")
+    add("--ensemble-weight", type=float, help="share of CLIP's opinion, 0 to 1")
+    add("--mask-threshold", type=float, help="of the masks that CLIP classifies, 0 to 1")
+    add("--replace-ratio", type=float, help="share of background tokens replaced, 0 to 1")
+    add("--replace-layers", type=_layers, metavar="N,N", help="layers after which they are replaced")
+    add("--source", help=f"what replaces them: {sources}")
+    add("--seed", type=int, help="of the draws of replaced tokens")
     return parser

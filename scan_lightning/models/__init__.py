@@ -2,7 +2,7 @@
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip
 from scan_lightning.models.inference import InferenceSettings
-from scan_lightning.models.pretrained import load_scan, save_scan
+from scan_lightning.models.pretrained import load_scan, recommended_settings, save_scan
 from scan_lightning.models.scan import Scan, ScanConfig, ScanOutput
 from scan_lightning.models.segmenter import MaskSegmenter, SegmenterConfig
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig, SemanticIntegrationModule
@@ -19,5 +19,6 @@ __all__ = [
     "SemanticIntegrationConfig",
     "SemanticIntegrationModule",
     "load_scan",
+    "recommended_settings",
     "save_scan",
 ]

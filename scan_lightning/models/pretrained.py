@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip
+from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.models.segmenter import SegmenterConfig
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
@@ -27,7 +28,7 @@ _FROZEN = "clip."
 _HERE = "./"  # starts a path within the folder
 
 
-def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
+def save_scan(scan: Scan, folder: Path, *, half: bool = False, settings: InferenceSettings | None = None) -> None:
     """Write a network's configuration and what it has learnt.
 
     A frozen CLIP that can be had by name is named; one that came from a folder is copied into ``clip``.
@@ -36,6 +37,7 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
         scan: The network.
         folder: Made when needed; files in it are replaced in one step each.
         half: Whether to store float16.
+        settings: Test-time settings to recommend to whoever uses the network; None recommends none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -46,6 +48,8 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False) -> None:
     architecture = asdict(scan.config)
     with_clip = {**architecture, "clip": _keep_clip(scan.config.clip, folder)}
     record = {"architecture": with_clip, "clip_hash": clip_hash(scan.clip)}
+    if settings is not None:
+        record["inference"] = asdict(settings)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         save_file(state, Path(work) / WEIGHTS_NAME)
         (Path(work) / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -119,6 +123,26 @@ def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = No
     check_state(scan, state, str(folder / WEIGHTS_NAME), ignore=_FROZEN)
     scan.load_state_dict(state, strict=False)
     return scan.eval()
+
+
+def recommended_settings(folder: str | Path) -> InferenceSettings:
+    """Read the test-time settings that a saved network recommends, those of the recipe that trained it.
+
+    Args:
+        folder: From `save_scan`; `load_scan` has found it sound.
+
+    Returns:
+        The settings; the defaults if it recommends none.
+
+    Raises:
+        ValueError: If they are not settings.
+    """
+    path = Path(folder) / CONFIG_NAME
+    values = json.loads(path.read_text(encoding="utf-8")).get("inference", {})
+    try:
+        return InferenceSettings(**_tuples(values))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: 'inference' does not hold test-time settings: {error}") from error
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str, *, ignore: str | None = None) -> None:

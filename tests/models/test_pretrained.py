@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scan_lightning.models.pretrained import check_state, clip_hash, config_from_dict, load_scan, save_scan
+from scan_lightning.models.inference import InferenceSettings
+from scan_lightning.models.pretrained import (
+    check_state,
+    clip_hash,
+    config_from_dict,
+    load_scan,
+    recommended_settings,
+    save_scan,
+)
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.types import Vocabulary
 
@@ -167,3 +175,17 @@ def test_check_state_accepts_what_fits(scan: Scan) -> None:
 def test_configuration_survives_json(scan_config: ScanConfig) -> None:
     for config in (scan_config, replace(scan_config, semantic_integration=None), ScanConfig()):
         assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_recommended_settings_are_those_saved(scan: Scan, folder: Path, tmp_path: Path) -> None:
+    assert recommended_settings(folder) == InferenceSettings()
+    settings = InferenceSettings(mask_threshold=0.3, replace_layers=(2,), log_ensemble=True)
+    save_scan(scan, tmp_path / "other", settings=settings)
+    assert recommended_settings(tmp_path / "other") == settings
+
+
+def test_recommended_settings_that_are_none_are_refused(folder: Path) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**record, "inference": {"threshold": 1}}))
+    with pytest.raises(ValueError, match=r"config\.json: 'inference'"):
+        recommended_settings(folder)
