@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from scan_lightning.data.regions import Box, Image, LabelledImage, Region, cut
 from scan_lightning.data.sampling import Draw
+from scan_lightning.data.transforms import ColourJitter
 from scan_lightning.types import IGNORE_INDEX, ClassHierarchy, Vocabulary
 
 PLAIN_CAPTION = "a photo of a {}."
@@ -46,6 +47,7 @@ class RegionTextMixture:
         patch_share: Of the natural crops of large regions, those cut from within the region.
         parent_share: Captions that use a more general category's name, where the source has a hierarchy.
         max_margin: Largest margin around a region's box, relative to its side, drawn for each of the four sides.
+        colour_jitter: Whether colours are jittered as in SSD. For photographs; never where words name colours.
 
     Raises:
         ValueError: If a share is outside [0, 1] or ``max_margin`` is negative.
@@ -57,6 +59,7 @@ class RegionTextMixture:
     patch_share: float = 0.6
     parent_share: float = 0.1
     max_margin: float = 0.6
+    colour_jitter: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -110,6 +113,7 @@ class RegionTexts(Dataset[Pair]):
         if not self._by_label:
             raise ValueError("images: expected at least one region, got none")
         self._labels = sorted(self._by_label)
+        self._jitter = ColourJitter() if mixture.colour_jitter else None
 
     def __len__(self) -> int:
         """Count the pairs of an epoch."""
@@ -123,6 +127,7 @@ class RegionTexts(Dataset[Pair]):
             image = self.images[int(rng.integers(len(self.images)))]
             height, width = image.image.shape[:2]
             pixels, text = cut(image.image, (0, 0, height, width), size=self.image_size), self._list_caption(rng, image)
+            pixels = self._colours(rng, pixels)
         else:
             entries = self._by_label[self._labels[rng.integers(len(self._labels))]]
             index, region = entries[rng.integers(len(entries))]
@@ -135,14 +140,22 @@ class RegionTexts(Dataset[Pair]):
         """Cut one region out, masked, from within or with surroundings, and caption it."""
         text = self._caption(rng, region, image)
         if rng.random() < self.mixture.masked_share:
-            return cut(image, region.box, size=self.image_size, mask=region.mask), text
+            top, left, bottom, right = region.box
+            piece = self._colours(
+                rng, image[top:bottom, left:right]
+            )  # before masking, so that the fill stays what it is
+            return cut(piece, (0, 0, *region.mask.shape), size=self.image_size, mask=region.mask), text
         if _is_large(region, image) and rng.random() < self.mixture.patch_share:
-            return cut(image, _patch(rng, region), size=self.image_size), text
+            return self._colours(rng, cut(image, _patch(rng, region), size=self.image_size)), text
         box = _with_margin(rng, region.box, image, self.mixture.max_margin)
         if region.around != IGNORE_INDEX and rng.random() < self.mixture.context_share:
             template = CONTEXT_CAPTIONS[rng.integers(len(CONTEXT_CAPTIONS))]
             text = template.format(self._word(rng, region.label), other=self._word(rng, region.around))
-        return cut(image, box, size=self.image_size), text
+        return self._colours(rng, cut(image, box, size=self.image_size)), text
+
+    def _colours(self, rng: Generator, pixels: Image) -> Image:
+        """Jitter colours, where the mixture says so."""
+        return pixels if self._jitter is None else self._jitter(np.ascontiguousarray(pixels), rng)
 
     def _caption(self, rng: Generator, region: Region, image: Image) -> str:
         """Caption a region by its own word, half of the time in the plain form."""

@@ -93,6 +93,26 @@ def ssd_colour_jitter() -> A.BaseCompose:
     )
 
 
+class ColourJitter:
+    """The colour jitter of SSD on its own, a function of the generator it is given."""
+
+    def __init__(self) -> None:
+        self._pipeline = A.Compose([ssd_colour_jitter()])
+
+    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Jitter an image's colours.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            rng: Source of the draws.
+
+        Returns:
+            uint8 (H, W, 3).
+        """
+        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))  # noqa: S311
+        return np.asarray(self._pipeline(image=image)["image"], dtype=np.uint8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingTransform:
     """Augment an image and its label map for training (Mask2Former's recipe, which SCAN follows).

@@ -174,3 +174,17 @@ def test_datamodule_with_wrong_arguments_raises(datamodule: RegionTextDataModule
         RegionTextDataModule(source=datamodule.source, batch_size=8, samples_per_epoch=4)
     with pytest.raises(ValueError, match="stage"):
         datamodule.setup("test")
+
+
+def test_colour_jitter_changes_colours_but_not_the_fill() -> None:
+    drawn = [pairs(RegionTextMixture(scene_share=0, masked_share=1, colour_jitter=True))[i] for i in range(50)]
+    again = [pairs(RegionTextMixture(scene_share=0, masked_share=1, colour_jitter=True))[i] for i in range(50)]
+    assert all(torch.equal(one[0], two[0]) for one, two in zip(drawn, again, strict=True))
+    fill = torch.tensor(MASK_FILL, dtype=torch.uint8).view(3, 1, 1)
+    ground = [pixels for pixels, text in drawn if "ground" in text or "floor" in text]
+    assert ground
+    assert all((pixels == fill).all(0).any() for pixels in ground)
+    # the boxes fill their crops: pure red without jitter
+    boxes = torch.stack([pixels for pixels, text in drawn if "box" in text])
+    assert (boxes.flatten(2).float().std(2) < 1e-3).all()
+    assert len(boxes.flatten(2)[..., 0].unique(dim=0)) > len(boxes) / 4
