@@ -179,9 +179,10 @@ def test_cli_test_overlay_wins_over_the_checkpoint(
     (tmp_path / "overlay.yaml").write_text(OVERLAY, "utf-8")
     checkpoint = fitted.checkpoint(3)
     assert main(["test", *fitted.recipe, "--config=overlay.yaml", f"--ckpt_path={checkpoint}"]) == 0
-    expected = InferenceSettings(
-        mask_threshold=0.1, ensemble_weight=0.25, replace_ratio=0.5, replace_layers=(2, 4), source="zeros"
-    )
+    given = {"mask_threshold": 0.1, "ensemble_weight": 0.25, "replace_ratio": 0.5, "replace_layers": (2, 4)}
+    recipe = yaml.safe_load(QUICKSTART.read_text("utf-8"))["model"]["init_args"]["inference"]
+    assert all(recipe[name] != value for name, value in given.items())
+    expected = InferenceSettings(**{**recipe, **given, "source": "zeros"})
     assert seen == [expected]
     (tested,), (trained,) = rows(tmp_path), rows(fitted.folder)
     assert tested["checkpoint_hash"]

@@ -310,7 +310,7 @@ def test_segment_wrong_setting_is_one_line(image: Path, call: Call, option: str,
 def test_segment_default_layers_are_those_of_the_tower(tmp_path: Path, image: Path, call: Call) -> None:
     weights = save_tiny_scan(tmp_path / "shallow", layers=2)
     assert call(image, weights=weights) == 0
-    assert "replace_layers: [1] instead of the default [1, 3, 5]: this CLIP has 2 layers" in call.err
+    assert "replace_layers: [1] instead of [1, 3, 5]: this CLIP has 2 layers" in call.err
     assert call.record("a")["settings"]["replace_layers"] == [1]
     assert call(image, weights=weights, options=["--replace-layers=1,2"]) == 0
     assert call.err == ""
