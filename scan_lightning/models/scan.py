@@ -12,14 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip, run_visual
-from scan_lightning.models.contextual_shift import (
-    cut_regions,
-    draw_background_tokens,
-    encode_regions,
-    foreground_tokens,
-    region_boxes,
-    substitutes,
-)
 from scan_lightning.models.inference import (
     InferenceSettings,
     class_scores,
@@ -28,6 +20,7 @@ from scan_lightning.models.inference import (
 )
 from scan_lightning.models.preprocessing import bicubic_resize, nearest_resize, normalize_and_pad, padded_size
 from scan_lightning.models.prompts import TemplateSet
+from scan_lightning.models.regions import classify_regions
 from scan_lightning.models.segmenter import MaskSegmenter, SegmenterConfig
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig, SemanticIntegrationModule
 from scan_lightning.models.text import TextBank, TextFeatures
@@ -262,52 +255,16 @@ class Scan(nn.Module):
         Returns:
             float (Q, K), probabilities; 1 for proposals without a pixel above the threshold, or if no region counts.
         """
-        result = masks.new_ones(len(masks), text.num_classes)
-        valid = (masks > settings.mask_threshold).flatten(1).any(1).nonzero()[:, 0]
-        if settings.ensemble_weight == 0 or len(valid) == 0:
-            return result
-        pixels = self.clip.normalize(image)
-        values = {}
-        if settings.shifts:
-            values = substitutes(
-                settings.source, tokens, layers=settings.replace_layers, seed=settings.seed, image_id=image_id
-            )
-        for queries in torch.split(valid, settings.region_batch):
-            embeddings = self._encode_queries(pixels, masks, queries, values, image_id=image_id, settings=settings)
-            logits = self.config.temperature * text.similarities(F.normalize(embeddings.float(), dim=-1))
-            result[queries] = logits.softmax(-1)
-        return result
-
-    def _encode_queries(
-        self,
-        pixels: Tensor,
-        masks: Tensor,
-        queries: Tensor,
-        values: dict[int, Tensor],
-        *,
-        image_id: str,
-        settings: InferenceSettings,
-    ) -> Tensor:
-        """Cut, draw and encode the regions of some queries: float (R, D)."""
-        binary = masks[queries] > settings.mask_threshold
-        boxes = region_boxes(binary, expand=settings.mask_expand)
-        side = self.clip.image_size
-        crops, region_masks = cut_regions(pixels, binary, boxes, size=(side, side))
-        foreground = foreground_tokens(region_masks, self.clip.patch_size)
-        selected = {
-            layer: draw_background_tokens(
-                foreground,
-                ratio=settings.replace_ratio,
-                layer=layer,
-                seed=settings.seed,
-                image_ids=[image_id],
-                owners=torch.zeros_like(queries),
-                regions=queries,
-            )
-            for layer in values
-        }
-        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=settings.clip_bfloat16):
-            return encode_regions(self.clip.region_visual, crops, selected=selected, replacements=values)
+        return classify_regions(
+            self.clip,
+            image,
+            masks,
+            tokens,
+            image_id=image_id,
+            text=text,
+            settings=settings,
+            temperature=self.config.temperature,
+        )
 
     @torch.no_grad()
     def segment(

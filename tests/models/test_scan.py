@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scan_lightning.models import scan as scan_part
+from scan_lightning.models import regions as regions_part
 from scan_lightning.models.inference import InferenceSettings, class_scores, semantic_labels, upsample_masks
 from scan_lightning.models.scan import Scan
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
@@ -217,13 +217,13 @@ def test_each_image_of_a_batch_gets_its_own_cls(
     scan: Scan, text: TextFeatures, batch: dict[str, Any], settings: InferenceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Tensor] = []
-    encode = scan_part.encode_regions
+    encode = regions_part.encode_regions
 
     def recorded(visual: nn.Module, crops: Tensor, **options: Any) -> Tensor:
         given.append(options["replacements"][1])
         return encode(visual, crops, **options)
 
-    monkeypatch.setattr(scan_part, "encode_regions", recorded)
+    monkeypatch.setattr(regions_part, "encode_regions", recorded)
     scan.predict(**part_of(batch, [0, 3]), text=text, settings=replace(settings, mask_threshold=0.0))
     assert len(given) == 2
     for index, cls in zip((0, 3), given, strict=True):
@@ -237,7 +237,7 @@ def test_predict_under_autocast_keeps_crops_and_scores_in_float32(
 ) -> None:
     """A test in mixed precision may speed the networks up, not round the crops and the class-by-pixel product."""
     dtypes: dict[str, set[torch.dtype]] = {"crops": set(), "scores": set()}
-    cut, einsum = scan_part.cut_regions, torch.einsum
+    cut, einsum = regions_part.cut_regions, torch.einsum
     exact: list[bool] = []
 
     def watched_cut(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -252,7 +252,7 @@ def test_predict_under_autocast_keeps_crops_and_scores_in_float32(
             dtypes["scores"].add(result.dtype)
         return result
 
-    monkeypatch.setattr(scan_part, "cut_regions", watched_cut)
+    monkeypatch.setattr(regions_part, "cut_regions", watched_cut)
     monkeypatch.setattr(torch, "einsum", watched_einsum)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scan.predict(**batch, text=text, settings=replace(settings, mask_threshold=0.0))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scan_lightning.models import scan as scan_part
+from scan_lightning.models import regions as regions_part
 from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.scan import Scan
@@ -109,7 +109,7 @@ def test_no_region_is_encoded_where_none_counts(
 ) -> None:
     """Weight 0 asks for no opinion; without a mask above the threshold CLIP's opinion is 1 for every class."""
     calls: list[Any] = []
-    monkeypatch.setattr(scan_part, "encode_regions", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr(regions_part, "encode_regions", lambda *arguments, **_: calls.append(arguments))
     labels = scan.predict(**batch, text=text, settings=replace(settings, **change))
     assert [tuple(label.shape) for label in labels] == batch["original_sizes"]
     assert torch.equal(regions_of(scan, text, replace(settings, **change)), torch.ones(6, K))
