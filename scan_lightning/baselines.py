@@ -5,7 +5,7 @@ What a trained network adds shows beside them. They run by the same commands and
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -89,6 +89,10 @@ class PriorBaseline(LightningModule):
                 shares = F.adaptive_avg_pool2d(valid, self.grid)[0]
                 self.counts.index_add_(0, self._labels.to(self.device)[labels], shares)
 
+    def on_train_end(self) -> None:
+        """Add up what the processes counted."""
+        self.counts = cast(Tensor, self.trainer.strategy.reduce(self.counts, reduce_op="sum"))
+
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Segmentation]]:
         """Predict the prior and score it.
 
@@ -113,4 +117,5 @@ class PriorBaseline(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the scores as ``test/<name>``, fractions."""
-        self.log_dict({f"test/{name}": value.float() for name, value in self.test_metrics.compute().items()})
+        scores = self.test_metrics.compute()  # of all processes, so the mean over them changes nothing
+        self.log_dict({f"test/{name}": value.float() for name, value in scores.items()}, sync_dist=True)

@@ -170,7 +170,8 @@ class ScanModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's scores as ``val/<name>``, fractions."""
-        self.log_dict({f"val/{name}": value.float() for name, value in self.val_metrics.compute().items()})
+        scores = self.val_metrics.compute()  # of all processes, so the mean over them changes nothing
+        self.log_dict({f"val/{name}": value.float() for name, value in scores.items()}, sync_dist=True)
         self.val_metrics.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Segmentation]]:
@@ -191,7 +192,8 @@ class ScanModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the test's scores as ``test/<name>``, fractions."""
-        self.log_dict({f"test/{name}": value.float() for name, value in self.test_metrics.compute().items()})
+        scores = self.test_metrics.compute()  # of all processes, so the mean over them changes nothing
+        self.log_dict({f"test/{name}": value.float() for name, value in scores.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Segmentation]]:
         """Segment images without truth.
