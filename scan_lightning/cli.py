@@ -61,7 +61,7 @@ class ScanCLI(LightningCLI):
             print("scan-lightning: no --ckpt_path given, the network keeps its initial weights", file=sys.stderr)
         if "return_predictions" in config:
             config["return_predictions"] = False  # callbacks write them; keeping them all would fill the memory
-        if "verbose" in config:
+        if self.config.subcommand == "test":
             config["verbose"] = False  # ResultsCallback prints the table, with the meaning of each score
 
     def after_instantiate_classes(self) -> None:

@@ -18,17 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchmetrics.classification import MulticlassStatScores
 
 from scan_lightning.data.region_text import CROP_KINDS
-from scan_lightning.models.clip import build_open_clip, load_clip_weights
+from scan_lightning.models.clip import CLIP_MEAN, CLIP_STD, build_open_clip, load_clip_weights
 from scan_lightning.models.clip_export import model_card, save_clip
 from scan_lightning.models.clip_tokenizer import build_tokenizer
 from scan_lightning.models.prompts import TemplateSet, templates
 from scan_lightning.types import RegionTextBatch, Vocabulary
 
 MAX_LOGIT_SCALE = 100.0
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Mean of CLIP's training images, RGB 0 to 1 (Radford et al., 2021)."""
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Standard deviation of CLIP's training images, RGB 0 to 1 (Radford et al., 2021)."""
 
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, *, scale: Tensor, texts: Sequence[str]) -> Tensor:

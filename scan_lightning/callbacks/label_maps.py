@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from scan_lightning.callbacks.visualization import file_name
+from scan_lightning.callbacks.visualization import file_name, save_png
 from scan_lightning.types import Segmentation
 
 
@@ -57,13 +56,10 @@ class LabelMapCallback(Callback):
             dataloader_idx: Not used.
         """
         segmentations: Sequence[Segmentation] = outputs["segmentations"] if isinstance(outputs, Mapping) else ()
-        self._folder.mkdir(parents=True, exist_ok=True)
         for segmentation in segmentations:
             depth = np.uint8 if len(segmentation.words) <= 256 else np.uint16
-            path = self._folder / file_name(segmentation.image_id)
-            unfinished = path.with_suffix(f".{os.getpid()}.part")
-            Image.fromarray(segmentation.label_map.numpy().astype(depth)).save(unfinished, format="PNG")
-            unfinished.replace(path)
+            picture = Image.fromarray(segmentation.label_map.numpy().astype(depth))
+            save_png(picture, self._folder / file_name(segmentation.image_id))
             self._words = segmentation.words
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -199,6 +199,19 @@ def file_name(image_id: str) -> str:
     return f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}.png"
 
 
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all, making its folder when needed.
+
+    Args:
+        picture: What to write.
+        path: Of the file, which is replaced if it is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    picture.save(unfinished, format="PNG")
+    unfinished.replace(path)
+
+
 def _batch_image(batch: Batch, index: int, size: tuple[int, int]) -> UInt8:
     """Image of a batch without its padding, uint8 (H0, W0, 3), at the size of its label map."""
     height, width = batch.sizes[index]
@@ -292,9 +305,5 @@ class VisualizationCallback(Callback):
                 vocabulary,
                 opacity=self.opacity,
             )
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / file_name(segmentation.image_id)
-            unfinished = path.with_suffix(f".{os.getpid()}.part")
-            picture.save(unfinished, format="PNG")
-            unfinished.replace(path)
+            save_png(picture, self._folder / file_name(segmentation.image_id))
             self._written += 1

@@ -28,6 +28,10 @@ TokenEdit = Callable[[int, Tensor], Tensor]
 IMAGENET_TEMPLATES: tuple[str, ...] = tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 """The 80 templates of the CLIP paper (Radford et al., 2021), as open_clip lists them (MIT)."""
 
+CLIP_MEAN: tuple[float, ...] = open_clip.OPENAI_DATASET_MEAN
+"""Mean of CLIP's training images, RGB 0 to 1 (Radford et al., 2021)."""
+CLIP_STD: tuple[float, ...] = open_clip.OPENAI_DATASET_STD
+"""Standard deviation of CLIP's training images, RGB 0 to 1 (Radford et al., 2021)."""
 CONFIG_NAME = "open_clip_config.json"
 DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
 """What reading a file of tensors raises about bytes that are none, beside `pickle.UnpicklingError`."""
@@ -194,8 +198,8 @@ class FrozenClip(nn.Module):
         self.layers = len(visual.transformer.resblocks)
         self.width = int(visual.conv1.out_channels)
         self.embed_dim = int(visual.output_dim)
-        mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-        std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        mean = getattr(visual, "image_mean", None) or CLIP_MEAN
+        std = getattr(visual, "image_std", None) or CLIP_STD
         self.register_buffer("mean", torch.tensor(mean).mul(255.0).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255.0).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)

@@ -62,13 +62,14 @@ class SemanticIntegrationConfig:
             raise ValueError("semantic integration: without layers and without [CLS] there is nothing to integrate")
 
 
-def frequency_weights(height: int, width: int, sigma: float) -> Tensor:
+def frequency_weights(height: int, width: int, sigma: float, *, device: torch.device | None = None) -> Tensor:
     """Give the factors of low-frequency enhancement on an unshifted spectrum.
 
     Args:
         height: Rows of the spectrum.
         width: Columns of the spectrum.
         sigma: Width of the Gaussian in cells.
+        device: Where to make them; the CPU by default.
 
     Returns:
         float32 (height, width), 1 minus a Gaussian centred at (height // 2, width // 2), where an unshifted spectrum
@@ -78,8 +79,8 @@ def frequency_weights(height: int, width: int, sigma: float) -> Tensor:
         >>> frequency_weights(4, 4, 1.0)[2, 2].item()
         0.0
     """
-    rows = torch.arange(height, dtype=torch.float32)[:, None] - height // 2
-    columns = torch.arange(width, dtype=torch.float32)[None] - width // 2
+    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None] - height // 2
+    columns = torch.arange(width, dtype=torch.float32, device=device)[None] - width // 2
     return 1 - torch.exp(-(rows**2 + columns**2) / (2 * sigma**2))
 
 
@@ -109,7 +110,7 @@ class FrequencyEnhancement(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            weights = frequency_weights(x.shape[-2], x.shape[-1], sigma).to(x.device)
+            weights = frequency_weights(x.shape[-2], x.shape[-1], sigma, device=x.device)
             spectrum = torch.fft.fft2(x) * (weights if self.keep == "low" else 1 - weights)
             mixed = self.conv2(F.relu(self.conv1(torch.cat([spectrum.real, spectrum.imag], dim=1))))
             real, imaginary = mixed.chunk(2, dim=1)
