@@ -324,3 +324,8 @@ def test_recipe_with_a_mistake_is_refused(
     with pytest.raises(SystemExit):
         parser.parse_args(["fit", f"--config={QUICKSTART}", "--config=overlay.yaml"])
     assert message in capsys.readouterr().err
+
+
+def test_cli_validate_prints_scores(fitted: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", *fitted.recipe, f"--ckpt_path={fitted.checkpoint(3)}", "--data.init_args.val_size=2"]) == 0
+    assert "val/miou_any" in capsys.readouterr().out
