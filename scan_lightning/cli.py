@@ -14,8 +14,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from scan_lightning import segment, verify
 from scan_lightning.callbacks import ResultsCallback
+from scan_lightning.commands import segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]

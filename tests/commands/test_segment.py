@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scan_lightning import segment
+from scan_lightning.commands import segment
+from scan_lightning.commands.segment import main
 from scan_lightning.data.images import read_image, read_label
-from scan_lightning.data.vocabulary import save_vocabulary
 from scan_lightning.models.clip import ClipConfig, build_open_clip
 from scan_lightning.models.clip_export import save_clip
 from scan_lightning.models.inference import InferenceSettings
@@ -22,8 +22,6 @@ from scan_lightning.models.pretrained import load_scan, save_scan
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.models.segmenter import SegmenterConfig
 from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
-from scan_lightning.segment import load_words, main
-from scan_lightning.types import Vocabulary
 
 WORDS = "sky, road, car"
 
@@ -225,12 +223,6 @@ def test_segment_image_name_that_is_not_utf8(image: Path, call: Call) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     assert call(image) == 0
     assert call.record(image.stem)["image"].endswith("caf\ufffd.png")
-
-
-def test_load_words_from_json(tmp_path: Path) -> None:
-    vocabulary = Vocabulary(names=("sky", "car"), synonyms=(("sky",), ("car", "auto")), seen=(True, False))
-    save_vocabulary(vocabulary, tmp_path / "words.json")
-    assert load_words(tmp_path / "words.json") == vocabulary
 
 
 @pytest.mark.parametrize(

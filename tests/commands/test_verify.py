@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scan_lightning import verify
+from scan_lightning.commands import verify
 from scan_lightning.verification.ledger import Ledger, Row, Stage
 from scan_lightning.verification.reference import Reference, fill_omitted
 from scan_lightning.verification.regions import drawn_again, wrong_selections
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 SHARED = os.environ.get("SCAN_LIGHTNING_SHARED")
 
 # What the compact folder leaves out; see its README.
