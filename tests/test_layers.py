@@ -16,6 +16,7 @@ RANKS = {
     "metrics": 1,
     "data": 1,
     "optim": 1,
+    "tables": 1,
     "module": 2,
     "clip_module": 2,
     "baselines": 2,
