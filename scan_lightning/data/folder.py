@@ -14,76 +14,18 @@ from numpy.typing import NDArray
 from scan_lightning.data.base import (
     SPLITS_OF_STAGE,
     EvaluationDataset,
-    RawSample,
     SegmentationDataModule,
     Split,
     TrainingDataset,
 )
-from scan_lightning.data.images import ImageFileError, read_image, read_label
+from scan_lightning.data.benchmarks import INVALID_LABEL
 from scan_lightning.data.layout import FolderLayout, ImagePair
+from scan_lightning.data.source import FolderSource
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
 from scan_lightning.data.vocabulary import hierarchy_by_name, parse_vocabulary, read_json
 from scan_lightning.types import IGNORE_INDEX, ClassHierarchy, Vocabulary
 
 _IGNORE_KEYS = ("ignore_value_in_files", "ignore_value")
-_INVALID = -2
-
-
-class FolderSource:
-    """Raw samples read from files.
-
-    Args:
-        pairs: The files; an image's name without its ending is its id.
-        label_table: int64, for each value in a file the label, IGNORE_INDEX or -2 where the value is not allowed.
-    """
-
-    def __init__(self, pairs: Sequence[ImagePair], *, label_table: NDArray[np.int64]) -> None:
-        self.pairs = pairs
-        self.label_table = label_table
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> RawSample:
-        """Read an image and its labels.
-
-        Raises:
-            ImageFileError: If a file is damaged or no image, the sizes differ or a value in the label map is no label.
-        """
-        pair = self.pairs[index]
-        image = read_image(pair.image)
-        labels = None if pair.label is None else self.read_labels(pair.label)
-        if labels is not None and labels.shape != image.shape[:2]:
-            raise ImageFileError(
-                f"{pair.label}: expected the size of its image {pair.image}, {image.shape[:2]}, got {labels.shape}"
-            )
-        return RawSample(image=image, image_id=pair.image.stem, label_map=labels)
-
-    def read_labels(self, path: Path) -> NDArray[np.int64]:
-        """Read a label map and turn the values in the file into labels.
-
-        Args:
-            path: The file.
-
-        Returns:
-            int64 (H, W), labels or IGNORE_INDEX.
-
-        Raises:
-            ImageFileError: If the file is damaged or no label map, or a value in it is no label.
-        """
-        values = read_label(path).astype(np.int64)
-        known = (values >= 0) & (values < len(self.label_table))
-        labels = np.where(known, self.label_table[np.where(known, values, 0)], _INVALID)
-        if (labels == _INVALID).any():
-            wrong = np.unique(values[labels == _INVALID]).tolist()
-            allowed = np.flatnonzero(self.label_table >= 0)
-            ignored = np.flatnonzero(self.label_table == IGNORE_INDEX).tolist()
-            raise ImageFileError(
-                f"{path}: expected labels from 0 to {allowed.max()} or {ignored[0]} for ignored pixels, "
-                f"got {wrong[:10]}"
-            )
-        return labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +190,7 @@ class FolderDataModule(SegmentationDataModule):
     def _label_table(self) -> NDArray[np.int64]:
         """Make the table from values in files to labels."""
         num_classes, ignored = self._classes.vocabulary.num_classes, self._classes.ignore_value
-        table = np.full(max(num_classes, ignored + 1), _INVALID, dtype=np.int64)
+        table = np.full(max(num_classes, ignored + 1), INVALID_LABEL, dtype=np.int64)
         table[:num_classes] = np.arange(num_classes)
         table[ignored] = IGNORE_INDEX
         return table

@@ -11,6 +11,10 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 """File name endings of label maps, in the order in which they are looked for."""
 
 
+class DataLayoutError(ValueError):
+    """A data set on disk is not laid out as expected; the message names the folder, what was wanted and what came."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagePair:
     """An image and its label map on disk.
