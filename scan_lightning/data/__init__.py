@@ -9,6 +9,7 @@ from scan_lightning.data.base import (
     TrainingDataset,
 )
 from scan_lightning.data.folder import FolderDataModule
+from scan_lightning.data.hub import HubDataModule
 from scan_lightning.data.images import ImageFileError, read_image, read_label
 from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler
 from scan_lightning.data.targets import collate_evaluation, collate_training, masks_and_labels
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationSampler",
     "EvaluationTransform",
     "FolderDataModule",
+    "HubDataModule",
     "ImageFileError",
     "RawSample",
     "ResumableLoader",

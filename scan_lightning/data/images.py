@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -23,7 +24,7 @@ class ImageFileError(ValueError):
     """A file is no image that can be read, or not of the kind expected; the message names it."""
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image of any common kind as RGB.
 
     The orientation tag is applied. Palettes are expanded, transparency is laid over black, CMYK converted, and 16-bit
@@ -31,6 +32,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Args:
         path: An image file that Pillow reads.
+        content: The file's content, where it does not lie on disk; ``path`` then only names it in errors.
 
     Returns:
         uint8 (H, W, 3), RGB 0 to 255.
@@ -40,7 +42,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ImageFileError: If the file is truncated, no image, or has more pixels than Pillow's limit for
             decompression bombs.
     """
-    with _opened(path, "an image") as image:
+    with _opened(path, content, "an image") as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):
             return _grey_to_rgb(np.asarray(upright), upright.mode)
@@ -50,11 +52,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         return np.array(upright.convert("RGB"))
 
 
-def read_label(path: str | Path) -> NDArray[np.integer[Any]]:
+def read_label(path: str | Path, content: bytes | None = None) -> NDArray[np.integer[Any]]:
     """Read a label map; palette images give their indices.
 
     Args:
         path: A single-channel image file of 1, 8, 16 or 32 bits, or a palette image.
+        content: The file's content, where it does not lie on disk; ``path`` then only names it in errors.
 
     Returns:
         Integers (H, W), the values in the file: uint8, uint16 or int32.
@@ -63,7 +66,7 @@ def read_label(path: str | Path) -> NDArray[np.integer[Any]]:
         FileNotFoundError: If there is no such file.
         ImageFileError: If the file is truncated, no image, too large or has colour channels.
     """
-    with _opened(path, "a label map") as image:
+    with _opened(path, content, "a label map") as image:
         if image.mode not in _LABEL_MODES:
             raise ImageFileError(
                 f"{path}: expected a label map with one channel (palette or grey, 8 to 32 bits), got mode {image.mode}"
@@ -73,14 +76,14 @@ def read_label(path: str | Path) -> NDArray[np.integer[Any]]:
 
 
 @contextmanager
-def _opened(path: str | Path, expected: str) -> Iterator[Image.Image]:
+def _opened(path: str | Path, content: bytes | None, expected: str) -> Iterator[Image.Image]:
     """Open and decode an image; whatever Pillow raises about a bad file becomes an ImageFileError."""
-    if not Path(path).is_file():
+    if content is None and not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected {expected}, found no such file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 image.load()
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -127,3 +127,12 @@ def test_decompression_bomb_raises(tmp_path: Path, side: int) -> None:
     path.write_bytes(file.getvalue())
     with pytest.raises(ImageFileError, match=r"bomb\.png: expected an image of at most \d+ pixels"):
         read_image(path)
+
+
+def test_content_is_read_in_place_of_a_file(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+    content = _save(Image.fromarray(pixels), tmp_path / "a.png").read_bytes()
+    assert (read_label("row 3", content) == pixels).all()
+    assert (read_image("row 3", content)[..., 1] == pixels).all()
+    with pytest.raises(ImageFileError, match=r"row 3: expected a label map, got a file that is none"):
+        read_label("row 3", b"")
