@@ -1,4 +1,4 @@
-"""Released SCAN checkpoints (detectron2's key names) to this project's state and back.
+"""Released names of tensors (detectron2's) to this project's and back.
 
 Every tensor keeps its bits; only names change, and joint query-key-value projections are split or joined.
 """
@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from scan_lightning.models.scan import ScanConfig
-from scan_lightning.models.segmenter import SegmenterConfig
-from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
 
 _LEVEL = "segmenter.model.pixel_level_module."
 _SWIN = _LEVEL + "encoder.swin."
@@ -203,59 +198,3 @@ def missing_keys(expected: Sequence[str], state: Mapping[str, Tensor]) -> list[s
         Names that are expected, used, and not there.
     """
     return [name for name in expected if name not in state and not name.startswith(_UNUSED)]
-
-
-def config_from_released(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> ScanConfig:
-    """Read the architecture from a released configuration's MODEL section and the checkpoint's shapes.
-
-    Args:
-        model: The MODEL section, keys as detectron2 has them.
-        state: The checkpoint's tensors, released names.
-
-    Returns:
-        The architecture; its CLIP is left at the default, since a released checkpoint carries CLIP's tensors.
-
-    Raises:
-        KeyError: If the section lacks an entry.
-    """
-    swin, head, former = model["SWIN"], model["SEM_SEG_HEAD"], model["MASK_FORMER"]
-    prefix = _PIXEL + "transformer.encoder.layers.0.linear1.weight"
-    segmenter = SegmenterConfig(
-        embed_dim=swin["EMBED_DIM"],
-        depths=tuple(swin["DEPTHS"]),
-        num_heads=tuple(swin["NUM_HEADS"]),
-        window_size=swin["WINDOW_SIZE"],
-        patch_size=swin["PATCH_SIZE"],
-        pretrain_image_size=swin["PRETRAIN_IMG_SIZE"],
-        mlp_ratio=swin["MLP_RATIO"],
-        drop_path_rate=swin["DROP_PATH_RATE"],
-        conv_dim=head["CONVS_DIM"],
-        mask_dim=head["MASK_DIM"],
-        hidden_dim=former["HIDDEN_DIM"],
-        heads=former["NHEADS"],
-        encoder_layers=head["TRANSFORMER_ENC_LAYERS"],
-        encoder_feedforward=state[prefix].shape[0],
-        decoder_layers=former["DEC_LAYERS"],
-        dim_feedforward=former["DIM_FEEDFORWARD"],
-        num_queries=former["NUM_OBJECT_QUERIES"],
-        embedding_hidden=head["EMBED_HIDDEN_DIM"],
-    )
-    integration = SemanticIntegrationConfig(
-        layers=tuple(model["SELECT_ORI_CLIP_ID"]),
-        sigmas=tuple(float(sigma) for sigma in model["FREQUENCY_SIGMA"]),
-        fusion_layers=_count(state, "fusion_decoder.multiattn"),
-        encoder_layers=_count(state, "lightweight_transformer.layers"),
-        feedforward=state["lightweight_transformer.layers.0.linear1.weight"].shape[0],
-        memory_hidden=state["oriclip_mlp.fc1.weight"].shape[0],
-    )
-    return ScanConfig(
-        segmenter=segmenter,
-        semantic_integration=integration,
-        template_set=model["CLIP_ADAPTER"]["TEXT_TEMPLATES"],
-    )
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Count the numbered children of a module."""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({match[1] for name in state if (match := pattern.match(name))})
