@@ -5,6 +5,7 @@ Test-time settings are never hyperparameters: no checkpoint stores them, so what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES, SubstitutionSource
+from scan_lightning.models.preprocessing import SIZE_DIVISIBILITY
+
+SMALLEST_WINDOW = SIZE_DIVISIBILITY
+"""Least side of a sliding window: a smaller one would be padded to this anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,14 @@ class InferenceSettings:
         seed: Seed of Contextual Shift's draws.
         region_batch: Regions that CLIP encodes at once.
         clip_bfloat16: Whether CLIP encodes regions in bfloat16.
+        scales: Factors of the image's size, distinct and positive; every scale is looked at, their maps averaged.
+        flip: Whether every scale is looked at mirrored as well.
+        window: Side of the square windows that slide over each scaled image, in pixels of the network's input, at
+            least 32; each is segmented as an image of its own. None looks at the image as a whole.
+        stride: Step from one window to the next, in [1, ``window``]; None takes two thirds of the window.
 
     Raises:
-        ValueError: If a number is out of its range or the source is unknown.
+        ValueError: If a number is out of its range, the source is unknown, or ``stride`` comes without ``window``.
     """
 
     mask_threshold: float = 0.4
@@ -45,6 +55,10 @@ class InferenceSettings:
     seed: int = 0
     region_batch: int = 64
     clip_bfloat16: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: int | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -58,6 +72,21 @@ class InferenceSettings:
             raise ValueError(f"mask_expand: expected at least 1, got {self.mask_expand}")
         if self.region_batch < 1:
             raise ValueError(f"region_batch: expected at least 1, got {self.region_batch}")
+        self._check_views()
+
+    def _check_views(self) -> None:
+        """Check what says how often and how an image is looked at."""
+        distinct = len(set(self.scales)) == len(self.scales) > 0
+        if not distinct or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales: expected distinct positive factors, at least one, got {list(self.scales)}")
+        if self.window is not None and self.window < SMALLEST_WINDOW:
+            raise ValueError(f"window: expected at least {SMALLEST_WINDOW} pixels, got {self.window}")
+        if self.stride is None:
+            return
+        if self.window is None:
+            raise ValueError(f"stride: expected a window with it, got {self.stride} alone")
+        if not 1 <= self.stride <= self.window:
+            raise ValueError(f"stride: expected in 1..{self.window}, the window's side, got {self.stride}")
 
     @property
     def shifts(self) -> bool:
@@ -173,8 +202,8 @@ def _resized_rows(masks: Tensor, size: tuple[int, int], rows: int) -> Iterator[T
     if tuple(masks.shape[1:]) == tuple(size):
         yield from torch.split(masks, rows, dim=1)
         return
-    upper, lower, fraction = _linear_taps(masks.shape[1], size[0], masks.device)
-    left, right, across = _linear_taps(masks.shape[2], size[1], masks.device)
+    upper, lower, fraction = linear_taps(masks.shape[1], size[0], masks.device)
+    left, right, across = linear_taps(masks.shape[2], size[1], masks.device)
     for start in range(0, size[0], rows):
         part = slice(start, start + rows)
         weight = fraction[part][:, None]
@@ -182,8 +211,17 @@ def _resized_rows(masks: Tensor, size: tuple[int, int], rows: int) -> Iterator[T
         yield lines[..., left] * (1 - across) + lines[..., right] * across
 
 
-def _linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Give lower index, upper index and fraction of bilinear resampling with align_corners=False."""
+def linear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tell where bilinear resampling along one axis reads (``interpolate`` with ``align_corners=False``).
+
+    Args:
+        source: Length before.
+        target: Length after.
+        device: Of the result.
+
+    Returns:
+        Lower index int64 (T,), upper index int64 (T,), and the share of the upper one, float (T,) in [0, 1).
+    """
     position = ((torch.arange(target, device=device) + 0.5) * (source / target) - 0.5).clamp(min=0)
     index = position.floor().long()
     return index, (index + 1).clamp(max=source - 1), position - index

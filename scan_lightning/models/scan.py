@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip, run_visual
-from scan_lightning.models.inference import (
-    InferenceSettings,
-    class_scores,
-    semantic_labels,
-    upsample_masks,
-)
-from scan_lightning.models.preprocessing import bicubic_resize, nearest_resize, normalize_and_pad, padded_size
+from scan_lightning.models.inference import InferenceSettings
+from scan_lightning.models.prediction import predict_labels
+from scan_lightning.models.preprocessing import bicubic_resize, nearest_resize, normalize_and_pad
 from scan_lightning.models.prompts import TemplateSet
 from scan_lightning.models.regions import classify_regions
 from scan_lightning.models.segmenter import MaskSegmenter, SegmenterConfig
@@ -197,6 +193,8 @@ class Scan(nn.Module):
     ) -> list[Tensor]:
         """Label every pixel. What an image gets does not depend on the others in the batch.
 
+        Scales, flip and windows of the settings make several views of each image, whose maps are averaged.
+
         Args:
             images: (B, 3, H, W), RGB 0 to 255.
             sizes: Valid (H_i, W_i) of each image.
@@ -214,23 +212,15 @@ class Scan(nn.Module):
         if self.training:
             raise ValueError("predict: expected the network in evaluation mode, call eval() first")
         self.clip.check_layers(settings.replace_layers, "replace_layers")
-        labels: list[Tensor | None] = [None] * len(sizes)
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(sizes):
-            groups.setdefault(padded_size(size), []).append(index)
-        for members in groups.values():
-            output = self(images[members], [sizes[i] for i in members], text)
-            with torch.autocast(images.device.type, enabled=False):
-                for position, index in enumerate(members):
-                    pixels = images[index, :, : sizes[index][0], : sizes[index][1]]
-                    masks = upsample_masks(output.mask_logits[-1][position], padded=output.padded, size=sizes[index])
-                    tokens = [layer[position] for layer in output.image_tokens]
-                    seen = self.classify_regions(
-                        pixels, masks, tokens, image_id=image_ids[index], text=text, settings=settings
-                    )
-                    scores = class_scores(output.class_logits[-1][position], seen, settings)
-                    labels[index] = semantic_labels(scores, masks, size=original_sizes[index])
-        return [label for label in labels if label is not None]
+        return predict_labels(
+            self,
+            images,
+            sizes=sizes,
+            original_sizes=original_sizes,
+            image_ids=image_ids,
+            text=text,
+            settings=settings,
+        )
 
     def classify_regions(
         self,

@@ -28,6 +28,15 @@ from scan_lightning.models.inference import (
         ({"source": "cls"}, "source: expected one of image_cls"),
         ({"mask_expand": 0.5}, r"mask_expand: expected at least 1, got 0\.5"),
         ({"region_batch": 0}, "region_batch: expected at least 1, got 0"),
+        ({"scales": ()}, r"scales: expected distinct positive factors, at least one, got \[\]"),
+        ({"scales": (1.0, 0.0)}, r"scales: expected distinct positive factors, at least one, got \[1\.0, 0\.0\]"),
+        ({"scales": (1.0, float("nan"))}, "scales: expected distinct positive factors"),
+        ({"scales": (1.0, float("inf"))}, "scales: expected distinct positive factors"),
+        ({"scales": (1.0, 1.5, 1.0)}, "scales: expected distinct positive factors"),
+        ({"window": 31}, "window: expected at least 32 pixels, got 31"),
+        ({"window": 64, "stride": 0}, r"stride: expected in 1\.\.64, the window's side, got 0"),
+        ({"window": 64, "stride": 65}, r"stride: expected in 1\.\.64, the window's side, got 65"),
+        ({"stride": 32}, "stride: expected a window with it, got 32 alone"),
     ],
 )
 def test_settings_out_of_range_raise(change: dict[str, Any], message: str) -> None:
