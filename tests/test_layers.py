@@ -36,7 +36,7 @@ HOMES = {
     "albumentations": ("data",),
     "datasets": ("data",),
     "wandb": ("callbacks", "cli"),
-    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "cli"),
+    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "commands.evaluate", "cli"),
     "pytorch_lightning": (),  # the old name of lightning
     "lightning_fabric": (),
 }

@@ -30,6 +30,39 @@ def check_similarity(similarity: Tensor, num_classes: int) -> None:
         raise ValueError("similarity: expected exactly 1 on the diagonal; set it with fill_diagonal_(1)")
 
 
+def text_similarity(features: Tensor, owners: Tensor, num_classes: int) -> Tensor:
+    """Compare classes by text features, for Open mIoU where no other similarity is at hand.
+
+    CLIP's texts all lie close together (about 0.8 between unrelated words of ViT-B/16), so plain cosines would make
+    every confusion nearly right. Here the mean cosine of two different classes of the vocabulary counts 0 and equal
+    features count 1, linearly between; lower cosines count 0. This is a choice of this project: Zhou et al. compare
+    several similarities, and their numbers must not be set beside these.
+
+    Args:
+        features: float (words, D), L2-normalised.
+        owners: int64 (words,), the class of each word; every class has at least one.
+        num_classes: K. Two classes are as similar as their most similar words.
+
+    Returns:
+        float64 (K, K) in [0, 1], symmetric, 1 on the diagonal.
+
+    Example:
+        >>> half = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> similarity = text_similarity(half, torch.arange(3), 3)  # of cosines 0.6, 0.8 and 0, whose mean is 0.467
+        >>> [round(value, 3) for value in similarity[0].tolist()]
+        [1.0, 0.25, 0.0]
+    """
+    words = features.double() @ features.double().T
+    empty = words.new_full((num_classes, len(owners)), -1.0)
+    rows = empty.scatter_reduce(0, owners[:, None].expand_as(words), words, reduce="amax")
+    empty = words.new_full((num_classes, num_classes), -1.0)
+    cosines = empty.scatter_reduce(1, owners.expand(num_classes, -1), rows, reduce="amax")
+    different = ~torch.eye(num_classes, dtype=torch.bool, device=cosines.device)
+    floor = cosines[different].mean() if num_classes > 1 else cosines.new_zeros(())
+    scaled = (cosines - floor) / (1 - floor).clamp(min=1e-6)
+    return scaled.clamp(0, 1).fill_diagonal_(1)
+
+
 def class_open_iou(confusion: Tensor, similarity: Tensor) -> Tensor:
     """Compute each class's Open IoU (Zhou et al., arXiv 2311.03352).
 

@@ -1,0 +1,264 @@
+"""What ``evaluate`` tests: a recipe and its weights, resolved for one benchmark after the other."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from scan_lightning.callbacks.record import file_hash
+from scan_lightning.models.clip import DAMAGE
+from scan_lightning.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_scan, recommended_settings
+
+Section = dict[str, Any]
+"""A part of a configuration, as a YAML file holds it."""
+
+_KEPT = ("model", "trainer", "data")
+_BACKBONE = re.compile(r"ViT-([A-Za-z]+)-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The network that is evaluated.
+
+    Attributes:
+        sections: Configurations of model and Trainer, later ones over earlier ones.
+        seed: For `seed_everything`.
+        ckpt_path: Lightning checkpoint to load, or None where the sections name the weights.
+        checkpoint_hash: sha256 of the weights.
+        settings_from: Where the test-time settings stand that no overlay changes.
+    """
+
+    sections: tuple[Section, ...]
+    seed: int
+    ckpt_path: Path | None
+    checkpoint_hash: str
+    settings_from: str
+
+    @property
+    def backbone(self) -> str | None:
+        """Name of the folder of settings for the configured CLIP, "vit_b16"; None where its name does not tell."""
+        found = None
+        for section in self.sections:
+            clip = _at(section, "model", "init_args", "network", "clip", "model")
+            match = _BACKBONE.search(str(clip)) if clip else None
+            found = f"vit_{match[1]}{match[2]}".lower() if match else None if clip else found
+        return found
+
+
+def read_subject(recipes: Sequence[Path], *, ckpt_path: Path | None, weights: Path | None, text_cache: Path) -> Subject:
+    """Find out what is to be evaluated.
+
+    Args:
+        recipes: Recipe and overlays of it; none takes the architecture from the weights.
+        ckpt_path: Lightning checkpoint of the recipe's network.
+        weights: Folder from `save_scan`.
+        text_cache: Where text features are remembered if no recipe says so.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, or the arguments do not go together.
+    """
+    if ckpt_path is not None and not recipes:
+        raise ValueError("ckpt_path: expected the recipe of this checkpoint with it, give it with -c")
+    sections = [read_section(path) for path in recipes]
+    for section in sections:
+        section.pop("data", None)  # that of training
+    seeds = [section.pop("seed_everything", None) for section in sections]
+    settings_from = "the recipe"
+    if not recipes and weights is not None:
+        sections = [_from_weights(weights, text_cache)]
+        settings_from = "the weights' own"
+    if ckpt_path is not None:
+        checked_checkpoint(ckpt_path)
+        digest = file_hash(ckpt_path)
+    elif weights is not None:
+        digest = _folder_hash(weights, (CONFIG_NAME, WEIGHTS_NAME))
+    else:
+        initial = [_at(section, "model", "init_args", "initial_weights") for section in sections]
+        named = next((Path(folder) for folder in reversed(initial) if folder), None)
+        if named is None:
+            raise ValueError("expected trained weights, give --ckpt_path or --weights")
+        weights, digest = named, _folder_hash(named, (CONFIG_NAME, WEIGHTS_NAME))
+    if any(_at(section, "model", "init_args", "network") for section in sections):
+        # What training started from is in the weights already, and need not be there any more.
+        started = {"initial_weights": None if weights is None else str(weights)}
+        sections.append({"model": {"init_args": {**started, "network": {"segmenter": {"weights": None}}}}})
+    return Subject(
+        sections=tuple(sections),
+        seed=next((int(seed) for seed in reversed(seeds) if type(seed) is int), 0),
+        ckpt_path=ckpt_path,
+        checkpoint_hash=digest,
+        settings_from=settings_from,
+    )
+
+
+def read_section(path: Path) -> Section:
+    """Read model, Trainer and data from a YAML file; callbacks and loggers are those of training and left out.
+
+    Args:
+        path: A recipe or an overlay.
+
+    Returns:
+        What the file says of ``model``, ``trainer``, ``data`` and ``seed_everything``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML file of keys and values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a YAML file, found no such file")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a configuration in YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}")
+    section = {str(key): content[key] for key in (*_KEPT, "seed_everything") if content.get(key) is not None}
+    if isinstance(section.get("trainer"), dict):
+        trainer = section["trainer"].items()
+        section["trainer"] = {key: value for key, value in trainer if key not in ("callbacks", "logger")}
+    return section
+
+
+class RecipeParser:
+    """Resolves sections of model, Trainer and data as Lightning's command line does."""
+
+    def __init__(self) -> None:
+        self._parser = ArgumentParser(parser_mode="omegaconf", exit_on_error=False)
+        self._parser.add_argument("--config", action="config")
+        self._parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+        self._parser.add_subclass_arguments(LightningModule, "model", required=True)
+        self._parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+
+    def resolve(self, sections: Iterable[Section], overrides: Sequence[str], *, what: str) -> Namespace:
+        """Merge sections and check every value.
+
+        Args:
+            sections: Later ones over earlier ones.
+            overrides: Options such as ``--trainer.devices=2``, over all sections.
+            what: Name for errors.
+
+        Returns:
+            The configuration, with ``model``, ``trainer`` and ``data``.
+
+        Raises:
+            ValueError: If a key is unknown or a value wrong.
+        """
+        arguments = [f"--config={json.dumps(section)}" for section in sections if section]
+        try:
+            config = self._parser.parse_args([*arguments, *overrides])
+        except (argparse.ArgumentError, TypeError) as error:
+            raise ValueError(f"{what}: {error}") from error
+        return config
+
+    def datamodule(self, config: Namespace) -> LightningDataModule:
+        """Make the datamodule of a configuration.
+
+        Args:
+            config: From `resolve`.
+
+        Returns:
+            The datamodule; nothing is read yet.
+        """
+        part = config.clone()
+        part["model"] = None
+        made: LightningDataModule = self._parser.instantiate(part).data
+        return made
+
+    def model_and_trainer(self, config: Namespace) -> tuple[LightningModule, dict[str, Any]]:
+        """Make the model of a configuration.
+
+        Args:
+            config: From `resolve`.
+
+        Returns:
+            The model, and the arguments of the Trainer.
+        """
+        part = config.clone()
+        part["data"] = None
+        made = self._parser.instantiate(part)
+        return made.model, dict(vars(made.trainer))
+
+
+def checked_checkpoint(path: Path) -> None:
+    """Raise unless a file is a checkpoint of tensors and plain values.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds code, which is never run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path: no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, OSError, *DAMAGE) as error:
+        raise ValueError(f"{path}: refused, expected a checkpoint of tensors and plain values that is whole") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path}: expected a Lightning checkpoint with a state_dict, found none")
+
+
+def named_files_hash(config: Mapping[str, Any]) -> dict[str, str]:
+    """Hash the files and folders that a network's CLIP is read from: they may change under the same name.
+
+    Args:
+        config: Section ``network.clip``.
+
+    Returns:
+        sha256 by key, for values that are paths of files or folders.
+    """
+    found = {}
+    for key, value in config.items():
+        path = Path(value) if isinstance(value, str | Path) and str(value) else None
+        if path is not None and path.is_file():
+            found[key] = file_hash(path)
+        elif path is not None and path.is_dir():
+            names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+            found[key] = _folder_hash(path, names)
+    return found
+
+
+def _from_weights(folder: Path, text_cache: Path) -> Section:
+    """Write the recipe's part that a saved network stands for."""
+    network = asdict(load_scan(folder).config)
+    settings = asdict(recommended_settings(folder))
+    arguments = {"network": network, "inference": settings, "text_cache": str(text_cache)}
+    return {"model": {"class_path": "scan_lightning.module.ScanModule", "init_args": arguments}}
+
+
+def _folder_hash(folder: Path, names: Iterable[str]) -> str:
+    """Hash some files of a folder together."""
+    digest = hashlib.sha256()
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"weights: expected {name} in {folder}, found no such file")
+        digest.update(f"{name}:{file_hash(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _at(section: Mapping[str, Any], *keys: str) -> Any:
+    """Look a value up below several keys; None where there is none."""
+    value: Any = section
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
