@@ -8,23 +8,20 @@ from scratch starts as in Mask2Former's own code, and the unused final norm of S
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, Mask2FormerConfig, Mask2FormerModel, SwinConfig
-from transformers.models.swin.modeling_swin import SwinBackbone
+from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
 
 from scan_lightning.models.preprocessing import normalize_and_pad
+from scan_lightning.models.segmenter_weights import load_published
 from scan_lightning.types import SegmenterOutput
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-_DECODER_LAYERS = "transformer_module.decoder.layers."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,8 @@ class SegmenterConfig:
         dim_feedforward: Hidden width of those layers.
         num_queries: Number of proposals Q.
         embedding_hidden: Hidden width of the head that makes proposal embeddings.
-        weights: Hub name or folder of a published Swin or Mask2Former to start from; None starts from random weights.
+        weights: A published Swin or Mask2Former to start from: hub name or folder in transformers' format, or a file of
+            a Swin in its own or timm's names (see `load_published`). None starts from random weights.
     """
 
     embed_dim: int = 128
@@ -225,39 +223,3 @@ def repair_stochastic_depth(model: Mask2FormerModel) -> None:
 def _drop_branch(path: nn.Module, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     """Apply stochastic depth to a branch's output, as a forward hook."""
     return path(output)  # type: ignore[no-any-return]
-
-
-def load_published(model: Mask2FormerModel, source: str) -> None:
-    """Fill in published weights of a Swin backbone or of a whole Mask2Former.
-
-    Args:
-        model: Changed in place.
-        source: Hub name or local folder in transformers' format.
-
-    Raises:
-        ValueError: If the source is neither a Swin nor a Mask2Former, or has another architecture.
-    """
-    kind = AutoConfig.from_pretrained(source).model_type
-    if kind == "swin":
-        part: nn.Module = model.pixel_level_module.encoder
-        published: nn.Module = SwinBackbone.from_pretrained(source, out_features=part.out_features)
-    elif kind == "mask2former":
-        part, published = model, Mask2FormerModel.from_pretrained(source)
-    else:
-        raise ValueError(f"weights: expected a Swin or a Mask2Former at {source!r}, found a {kind!r}")
-    known, state = part.state_dict(), published.state_dict()
-    # A published decoder may have fewer layers than ours (9 instead of 10); the others keep their initial weights.
-    required = [key for key in {**known, **state} if _DECODER_LAYERS not in key or (key in known and key in state)]
-    wrong = [key for key in required if _shape(known, key) != _shape(state, key)]
-    if wrong:
-        example = wrong[0]
-        raise ValueError(
-            f"weights: {Path(source).name} does not fit the configured segmenter: {len(wrong)} tensors differ, such as "
-            f"{example}: {_shape(state, example)} instead of {_shape(known, example)}"
-        )
-    part.load_state_dict(state, strict=False)
-
-
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
-    """Give a tensor's shape, None where the state lacks it."""
-    return tuple(state[key].shape) if key in state else None
