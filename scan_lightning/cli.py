@@ -15,11 +15,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning.callbacks import ResultsCallback
-from scan_lightning.commands import evaluate, segment, verify
+from scan_lightning.commands import data, evaluate, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
+    "data": (data.main, "List, check and prepare data sets; propose parents of classes."),
     "evaluate": (evaluate.main, "Test a network on all benchmarks on disk: one table, resumable."),
     "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
     "verify": (verify.main, "Compare every stage with a folder of reference tensors."),

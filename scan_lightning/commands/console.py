@@ -1,0 +1,73 @@
+"""Tables, progress bars and plain lines on the terminal, the same for all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 140
+"""Characters of a line where nothing is known of the width of what shows it."""
+
+
+def output_console(*, stderr: bool = False) -> Console:
+    """Open the terminal's output, wide enough for tables where it is not a terminal.
+
+    Args:
+        stderr: Whether it is for messages.
+
+    Returns:
+        The console.
+    """
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    return console
+
+
+def files_progress() -> Progress:
+    """Make a progress bar over files, on the standard error output; it goes away when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it is, whatever is in it; what the terminal's encoding lacks is escaped.
+
+    Args:
+        console: Where to.
+        text: The line; it is not wrapped.
+    """
+    printable = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    console.print(Text(printable), soft_wrap=True)
+
+
+def make_table(title: str, columns: Iterable[tuple[str, str]]) -> Table:
+    """Make an empty table.
+
+    Args:
+        title: Above it.
+        columns: For each the heading and "left", "right" or "fold"; a column to fold breaks long words.
+
+    Returns:
+        The table.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading, style in columns:
+        fold = style == "fold"
+        table.add_column(
+            heading,
+            justify="right" if style == "right" else "left",
+            overflow="fold" if fold else "ellipsis",
+            no_wrap=not fold,
+        )
+    return table
