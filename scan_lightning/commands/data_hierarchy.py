@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from scan_lightning.commands.console import make_table, output_console, print_line
 from scan_lightning.data.benchmarks import Benchmark, load_benchmark
 from scan_lightning.data.hierarchy_names import parents_by_name
 from scan_lightning.data.hierarchy_proposals import ProposedParent, save_proposals, to_hierarchy, without_cycles
@@ -30,8 +29,7 @@ RULES = ("names", "wordnet", "text")
 RELEASED = ("a150", "a847", "pc459")
 """The benchmarks that have a released table."""
 SHOWN = 20
-PIPED_WIDTH = 120
-"""Characters of the table's lines where nothing is known of the width of what shows them."""
+"""Proposals that are printed; all are in the file."""
 
 Rule = Callable[[Vocabulary], list[ProposedParent]]
 
@@ -97,6 +95,8 @@ def _vocabulary(options: argparse.Namespace, benchmark: Benchmark | None) -> Voc
 
 def _rules(options: argparse.Namespace) -> Mapping[str, Rule]:
     """Choose and load the rules, in the order of trust."""
+    if options.clip_weights is not None and options.clip is None:
+        raise ValueError("--clip-weights: expected --clip with it, which names the architecture")
     has_clip = options.weights is not None or options.clip is not None
     names = options.method
     reader = None
@@ -109,6 +109,8 @@ def _rules(options: argparse.Namespace) -> Mapping[str, Rule]:
             print(f"{PROG}: going by {' and '.join(names)} alone. {error}", file=sys.stderr)
     elif "wordnet" in names:
         reader = open_wordnet()
+    if has_clip and "text" not in names:
+        print(f"{PROG}: going by {' and '.join(names)}, the CLIP is not used; --method takes text too", file=sys.stderr)
     found: dict[str, Rule] = {}
     for name in sorted(names, key=RULES.index):
         if name == "names":
@@ -156,29 +158,26 @@ def _propose(vocabulary: Vocabulary, rules: Sequence[Rule]) -> list[ProposedPare
 
 def _report(proposals: Sequence[ProposedParent], vocabulary: Vocabulary, rules: Sequence[str], output: Path) -> None:
     """Print what was proposed, its beginning where it is long."""
-    console = _console()
-    table = Table(caption=f"and {len(proposals) - SHOWN} more" if len(proposals) > SHOWN else None)
-    for name in ("class", "parent", "reason"):
-        table.add_column(name, overflow="fold")
+    console = output_console()
+    table = make_table("Proposed parents", [("class", "fold"), ("parent", "fold"), ("reason", "fold")])
     for proposal in proposals[:SHOWN]:
-        names = vocabulary.names[proposal.child], vocabulary.names[proposal.parent]
-        table.add_row(*(Text(text) for text in (*names, proposal.reason)))
+        texts = vocabulary.names[proposal.child], vocabulary.names[proposal.parent], proposal.reason
+        shown = [text.encode(console.encoding, "backslashreplace").decode(console.encoding) for text in texts]
+        table.add_row(*map(Text, shown))
+    if len(proposals) > SHOWN:
+        table.caption = f"and {len(proposals) - SHOWN} more"
     if proposals:
         console.print(table)
     children = len({proposal.child for proposal in proposals})
-    print(
-        f"{len(proposals)} parents for {children} of {vocabulary.num_classes} classes, by {' and '.join(rules)}, "
-        f"in {output}"
-    )
+    counts = f"{len(proposals)} parents for {children} of {vocabulary.num_classes} classes"
+    print_line(console, f"{counts}, by {' and '.join(rules)}, in {output}")
 
 
 def _print_agreement(benchmarks: Sequence[Benchmark], rules: Mapping[str, Rule], against: str) -> None:
     """Print how each rule, and all together, agree with the tables of the benchmarks; nothing where there is none."""
-    table = Table(title=f"Agreement with the {against} SG-IoU tables, pairs of child and parent")
-    for name in ("benchmark", "rules"):
-        table.add_column(name, no_wrap=True)
-    for name in ("proposed", against, "shared", "reversed", "precision", "recall", "F1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings = [("benchmark", "left"), ("rules", "left")]
+    headings += [(name, "right") for name in ("proposed", against, "shared", "reversed", "precision", "recall", "F1")]
+    table = make_table(f"Agreement with the {against} SG-IoU tables, pairs of child and parent", headings)
     for benchmark in benchmarks:
         released = benchmark.hierarchy("cleaned" if against == "cleaned" else "released")
         if released is not None:
@@ -186,8 +185,10 @@ def _print_agreement(benchmarks: Sequence[Benchmark], rules: Mapping[str, Rule],
                 table.add_row(benchmark.paper_name, label, *_cells(agreement))
             table.add_section()
     if table.rows:
-        _console().print(table)
-        print("The tables were written by hand: many a true pair is not in them, and they hold mutual parents.")
+        console = output_console()
+        console.print(table)
+        mutual = ", and they hold mutual parents" if against == "released" else ""
+        print_line(console, f"The tables were made by hand: many a true pair is not in them{mutual}.")
 
 
 def agreements(
@@ -218,14 +219,6 @@ def _cells(agreement: HierarchyAgreement) -> list[str]:
     counts = (agreement.proposed, agreement.released, agreement.shared, agreement.reversed)
     shares = (agreement.precision, agreement.recall, agreement.f1)
     return [*map(str, counts), *("-" if math.isnan(share) else f"{100 * share:.1f} %" for share in shares)]
-
-
-def _console() -> Console:
-    """Open the terminal; what is piped gets lines that hold the tables."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, PIPED_WIDTH)
-    return console
 
 
 def _method(text: str) -> tuple[str, ...]:
