@@ -87,7 +87,7 @@ def load_open_clip(model: str, *, weights: str | None = None) -> tuple[open_clip
         The model in evaluation mode in float32 on the CPU, and a function from texts to int64 tokens (texts, context).
 
     Raises:
-        FileNotFoundError: If a folder or file does not exist.
+        FileNotFoundError: If a folder or file does not exist, or the hub does not give a tag's weights.
         ValueError: If a configuration or a file of weights cannot be read, holds code, or does not fit the model.
     """
     folder = SHIPPED_FOLDER if model == SHIPPED_MODEL else Path(model)
@@ -102,7 +102,13 @@ def load_open_clip(model: str, *, weights: str | None = None) -> tuple[open_clip
     if weights is not None and not is_file and weights not in open_clip.list_pretrained_tags_by_model(model):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise ValueError(f"clip weights: no file {weights!r}, and {model} has no such tag (known: {tags})")
-    clip = open_clip.create_model(model, pretrained=None if is_file else weights, load_weights=weights is not None)
+    try:
+        clip = open_clip.create_model(model, pretrained=None if is_file else weights, load_weights=weights is not None)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"clip weights: {weights!r} of {model} could not be loaded from the hub or its cache; a copy on disk can be "
+            f"named by its path: {next(iter(str(error).splitlines()), type(error).__name__)}"
+        ) from error
     _require_vision_transformer(clip)
     if is_file:
         load_clip_weights(clip, Path(str(weights)))
