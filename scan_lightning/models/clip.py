@@ -106,8 +106,8 @@ def load_open_clip(model: str, *, weights: str | None = None) -> tuple[open_clip
         clip = open_clip.create_model(model, pretrained=None if is_file else weights, load_weights=weights is not None)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"clip weights: {weights!r} of {model} could not be loaded from the hub or its cache; a copy on disk can be "
-            f"named by its path: {next(iter(str(error).splitlines()), type(error).__name__)}"
+            f"clip weights: {weights!r} of {model} could not be loaded from the hub or its cache; a copy on disk can "
+            f"be named by its path: {next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
     _require_vision_transformer(clip)
     if is_file:
