@@ -126,8 +126,9 @@ class HubDataset:
         import datasets
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+        arguments = self._arguments()
         try:
-            return datasets.load_dataset(**self._arguments(), split=split)
+            return datasets.load_dataset(**arguments, split=split)
         except DatasetNotFoundError as error:
             raise FileNotFoundError(f"path: no data set {self.path} here or on the hub ({error})") from error
         except FileNotFoundError as error:
@@ -145,6 +146,11 @@ class HubDataset:
         """Arguments of ``load_dataset``."""
         given = {"streaming": self.streaming, "cache_dir": None if self.cache_dir is None else str(self.cache_dir)}
         local = self.local
+        if local is not None and self.cache_dir and self.cache_dir.resolve().is_relative_to(local.resolve()):
+            raise ValueError(
+                f"cache_dir: expected a folder outside {local}, whose files are all taken for data, "
+                f"got {self.cache_dir}"
+            )
         if local is None or local.is_dir():
             files = None if self.data_files is None else dict(self.data_files)
             path = self.path if local is None else str(local)
