@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -219,19 +220,34 @@ def _ignore(_loader: yaml.SafeLoader, _suffix: str, _node: yaml.Node) -> None:
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _ignore)
 
 
-def read_configuration(path: Path) -> tuple[Section, dict[str, Any]]:
-    """Read what a configuration file says of the segmenter and of CLIP; nothing in it is run.
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What a configuration file says beside the tensors' shapes; each part is empty where it says nothing.
+
+    Attributes:
+        model: A detectron2 configuration's MODEL section.
+        clip: "model_cfg" of an open_clip configuration: CLIP's whole architecture.
+        preprocess: "preprocess_cfg" of one.
+    """
+
+    model: Section = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Read what a configuration file says of the network; nothing in it is run.
 
     Args:
         path: A detectron2 configuration (YAML or JSON, with MODEL), an open_clip_config.json (with model_cfg), or the
             config.json of a folder of reference tensors (with both, under "resolved" and "clip_model").
 
     Returns:
-        The MODEL section and CLIP's architecture, each empty where the file has none.
+        Its parts.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be parsed or holds neither.
+        ValueError: If it cannot be parsed or holds none of them.
     """
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}")
@@ -243,11 +259,12 @@ def read_configuration(path: Path) -> tuple[Section, dict[str, Any]]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a configuration, got {type(content).__name__}")
     resolved = content.get("resolved")
-    section = (resolved if isinstance(resolved, dict) else content).get("MODEL", {})
-    clip = content.get("clip_model", content.get("model_cfg", {}))
-    if not isinstance(section, dict) or not isinstance(clip, dict) or not (section or clip):
+    model = (resolved if isinstance(resolved, dict) else content).get("MODEL", {})
+    clip: Any = content.get("clip_model", content.get("model_cfg", {}))
+    preprocess: Any = content.get("preprocess_cfg", {})
+    if not all(isinstance(part, dict) for part in (model, clip, preprocess)) or not (model or clip):
         raise ValueError(f"{path}: expected a section MODEL (detectron2) or an entry model_cfg (open_clip)")
-    return section, clip
+    return Configuration(model=model, clip=clip, preprocess=preprocess)
 
 
 def relative_position_index(window: int) -> Tensor:

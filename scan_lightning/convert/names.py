@@ -93,7 +93,7 @@ _DERIVED = (
 )
 """Released buffers that follow from the configuration and are not loaded."""
 
-_UNUSED = (_SWIN + "layernorm.",)
+UNUSED = (_SWIN + "layernorm.",)
 """Ours that no released tensor fills: the library's final norm of Swin, which nothing uses."""
 
 
@@ -121,6 +121,15 @@ def _rename(name: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str | No
     return None
 
 
+def is_derived(name: str) -> bool:
+    """Tell whether a released tensor is a buffer that follows from the configuration.
+
+    Args:
+        name: Its released name.
+    """
+    return any(pattern.fullmatch(name) for pattern in _DERIVED)
+
+
 def from_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Translate a released checkpoint's tensors to this project's names.
 
@@ -133,7 +142,7 @@ def from_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
     result: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in state.items():
-        if any(pattern.fullmatch(name) for pattern in _DERIVED):
+        if is_derived(name):
             continue
         split = _split(name, tensor)
         if split is not None:
@@ -170,7 +179,7 @@ def to_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[st
     joint: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, tensor in state.items():
-        if name.startswith(_UNUSED):
+        if name.startswith(UNUSED):
             continue
         for pattern, template in _BACKWARD_SPLITS:
             match = pattern.match(name)
@@ -197,4 +206,4 @@ def missing_keys(expected: Sequence[str], state: Mapping[str, Tensor]) -> list[s
     Returns:
         Names that are expected, used, and not there.
     """
-    return [name for name in expected if name not in state and not name.startswith(_UNUSED)]
+    return [name for name in expected if name not in state and not name.startswith(UNUSED)]

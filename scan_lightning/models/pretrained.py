@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip
 from scan_lightning.models.inference import InferenceSettings
+from scan_lightning.models.plain import config_from_dict, settings_from_dict, tensor_hash
 from scan_lightning.models.scan import Scan, ScanConfig
-from scan_lightning.models.segmenter import SegmenterConfig
-from scan_lightning.models.semantic_integration import SemanticIntegrationConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -28,7 +26,14 @@ _FROZEN = "clip."
 _HERE = "./"  # starts a path within the folder
 
 
-def save_scan(scan: Scan, folder: Path, *, half: bool = False, settings: InferenceSettings | None = None) -> None:
+def save_scan(
+    scan: Scan,
+    folder: Path,
+    *,
+    half: bool = False,
+    settings: InferenceSettings | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> None:
     """Write a network's configuration and what it has learnt.
 
     A frozen CLIP that can be had by name is named; one that came from a folder is copied into ``clip``.
@@ -38,6 +43,7 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False, settings: Inferen
         folder: Made when needed; files in it are replaced in one step each.
         half: Whether to store float16.
         settings: Test-time settings to recommend to whoever uses the network; None recommends none.
+        origin: Where the weights come from, if not from training here, in words.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -45,13 +51,49 @@ def save_scan(scan: Scan, folder: Path, *, half: bool = False, settings: Inferen
         for name, tensor in scan.state_dict().items()
         if not name.startswith(_FROZEN)
     }
-    architecture = asdict(scan.config)
-    with_clip = {**architecture, "clip": _keep_clip(scan.config.clip, folder)}
-    record = {"architecture": with_clip, "clip_hash": clip_hash(scan.clip)}
+    kept = _keep_clip(scan.config.clip, folder)
+    record = make_record(scan.config, kept, clip_hash(scan.clip), settings=settings, origin=origin)
+    write_scan(folder, state, record)
+
+
+def make_record(
+    config: ScanConfig,
+    clip: Mapping[str, str | None],
+    identity: str,
+    *,
+    settings: InferenceSettings | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Describe a network for config.json.
+
+    Args:
+        config: Its architecture.
+        clip: Its CLIP, fields of `ClipConfig`; paths within the folder start with "./".
+        identity: `clip_hash` of that CLIP.
+        settings: Test-time settings to recommend.
+        origin: Where the weights come from.
+
+    Returns:
+        Plain values.
+    """
+    record: dict[str, Any] = {"architecture": {**asdict(config), "clip": dict(clip)}, "clip_hash": identity}
     if settings is not None:
         record["inference"] = asdict(settings)
+    if origin:
+        record["origin"] = dict(origin)
+    return record
+
+
+def write_scan(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write a network's weights and configuration, each whole or not at all, the configuration last.
+
+    Args:
+        folder: Where to; it exists.
+        state: What the network has learnt, without CLIP; dtypes are kept.
+        record: From `make_record`.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        save_file(state, Path(work) / WEIGHTS_NAME)
+        save_file(dict(state), Path(work) / WEIGHTS_NAME)
         (Path(work) / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for name in (WEIGHTS_NAME, CONFIG_NAME):
             (Path(work) / name).replace(folder / name)
@@ -77,11 +119,12 @@ def _keep_clip(config: ClipConfig, folder: Path) -> dict[str, str | None]:
 
 def _find_clip(config: ClipConfig, folder: Path) -> ClipConfig:
     """Undo `_keep_clip`: paths that start in the folder become paths from here."""
-    values = asdict(config)
-    found = {
-        key: str(folder / value.removeprefix(_HERE)) if value and value.startswith(_HERE) else value
-        for key, value in values.items()
-    }
+    found = asdict(config)
+    for key, value in found.items():
+        if value and value.startswith(_HERE):
+            if ".." in PurePosixPath(value).parts:
+                raise ValueError(f"{folder / CONFIG_NAME}: clip.{key} leaves the folder: {value!r}")
+            found[key] = str(folder / value.removeprefix(_HERE))
     return ClipConfig(**found)
 
 
@@ -101,17 +144,7 @@ def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = No
         ValueError: If a file is damaged, does not fit, or was trained with another CLIP.
     """
     folder = Path(folder)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"weights: expected {CONFIG_NAME} and {WEIGHTS_NAME} in {folder}, found no {name}")
-    try:
-        record = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        config = config_from_dict(record["architecture"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG_NAME}: not a configuration of SCAN: {error}") from error
-    # What the segmenter once started from is in the file already, and need not be there any more.
-    config = replace(config, segmenter=replace(config.segmenter, weights=None))
-    config = replace(config, clip=_find_clip(config.clip, folder))
+    record, config = read_record(folder)
     scan = Scan(config=config, text_cache=text_cache)
     found = clip_hash(scan.clip)
     if found != record.get("clip_hash"):
@@ -123,6 +156,32 @@ def load_scan(folder: str | Path = SHIPPED_SCAN, *, text_cache: Path | None = No
     check_state(scan, state, str(folder / WEIGHTS_NAME), ignore=_FROZEN)
     scan.load_state_dict(state, strict=False)
     return scan.eval()
+
+
+def read_record(folder: Path) -> tuple[dict[str, Any], ScanConfig]:
+    """Read the configuration of a network that `save_scan` wrote.
+
+    Args:
+        folder: With config.json and model.safetensors.
+
+    Returns:
+        What config.json holds, and the architecture; what the segmenter once started from is not in it, since the
+        weights hold it already, and the paths of CLIP start from here.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If config.json is damaged or names files outside the folder.
+    """
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"weights: expected {CONFIG_NAME} and {WEIGHTS_NAME} in {folder}, found no {name}")
+    try:
+        record = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        config = config_from_dict(record["architecture"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG_NAME}: not a configuration of SCAN: {error}") from error
+    config = replace(config, segmenter=replace(config.segmenter, weights=None))
+    return record, replace(config, clip=_find_clip(config.clip, folder))
 
 
 def recommended_settings(folder: str | Path) -> InferenceSettings:
@@ -138,11 +197,28 @@ def recommended_settings(folder: str | Path) -> InferenceSettings:
         ValueError: If they are not settings.
     """
     path = Path(folder) / CONFIG_NAME
-    values = json.loads(path.read_text(encoding="utf-8")).get("inference", {})
+    return settings_of(json.loads(path.read_text(encoding="utf-8")), Path(folder)) or InferenceSettings()
+
+
+def settings_of(record: Mapping[str, Any], folder: Path) -> InferenceSettings | None:
+    """Give the test-time settings in a network's record.
+
+    Args:
+        record: From `read_record`.
+        folder: Where it was read, for the message.
+
+    Returns:
+        The settings; None if it recommends none.
+
+    Raises:
+        ValueError: If they are not settings.
+    """
+    if "inference" not in record:
+        return None
     try:
-        return InferenceSettings(**_tuples(values))
+        return settings_from_dict(record["inference"])
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: 'inference' does not hold test-time settings: {error}") from error
+        raise ValueError(f"{folder / CONFIG_NAME}: 'inference' does not hold test-time settings: {error}") from error
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str, *, ignore: str | None = None) -> None:
@@ -172,33 +248,6 @@ def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str, *, 
             raise ValueError(f"{source}: does not fit the configured network: {len(names)} {what}, such as {names[0]}")
 
 
-def config_from_dict(values: Mapping[str, Any]) -> ScanConfig:
-    """Rebuild an architecture from plain values.
-
-    Args:
-        values: As `dataclasses.asdict` of a `ScanConfig` gives them, lists for tuples.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        TypeError: If a key is unknown.
-    """
-    parts = dict(values)
-    integration = parts.pop("semantic_integration")
-    return ScanConfig(
-        segmenter=SegmenterConfig(**_tuples(parts.pop("segmenter"))),
-        clip=ClipConfig(**parts.pop("clip")),
-        semantic_integration=None if integration is None else SemanticIntegrationConfig(**_tuples(integration)),
-        **parts,
-    )
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn lists into tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
 def clip_hash(clip: FrozenClip) -> str:
     """Identify a frozen CLIP by its weights.
 
@@ -208,7 +257,4 @@ def clip_hash(clip: FrozenClip) -> str:
     Returns:
         16 hexadecimal digits of a SHA-256 over names and tensors.
     """
-    digest = hashlib.sha256()
-    for name, tensor in clip.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return tensor_hash(clip.state_dict())

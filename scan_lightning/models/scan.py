@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_lightning.models.clip import ClipConfig, FrozenClip, run_visual
+from scan_lightning.models.hub import HubMixin
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.prediction import predict_labels
 from scan_lightning.models.preprocessing import bicubic_resize, nearest_resize, normalize_and_pad
@@ -64,7 +65,7 @@ class ScanOutput:
     padded: tuple[int, int]
 
 
-class Scan(nn.Module):
+class Scan(nn.Module, HubMixin):
     """SCAN (paper figure 2): propose masks, calibrate their embeddings by SIM, classify regions by CLIP under CS.
 
     Args:
@@ -213,13 +214,7 @@ class Scan(nn.Module):
             raise ValueError("predict: expected the network in evaluation mode, call eval() first")
         self.clip.check_layers(settings.replace_layers, "replace_layers")
         return predict_labels(
-            self,
-            images,
-            sizes=sizes,
-            original_sizes=original_sizes,
-            image_ids=image_ids,
-            text=text,
-            settings=settings,
+            self, images, sizes=sizes, original_sizes=original_sizes, image_ids=image_ids, text=text, settings=settings
         )
 
     def classify_regions(
@@ -270,7 +265,7 @@ class Scan(nn.Module):
         Args:
             image: uint8 (3, H, W), RGB.
             words: Class names, or a vocabulary with synonyms.
-            settings: Test-time settings; the defaults of `InferenceSettings` otherwise.
+            settings: Test-time settings; else those that came with the weights, or `InferenceSettings`' defaults.
             image_id: Name of the image, from which Contextual Shift draws.
 
         Returns:
@@ -294,7 +289,7 @@ class Scan(nn.Module):
                 original_sizes=[size],
                 image_ids=[image_id],
                 text=self.encode_vocabulary(vocabulary),
-                settings=settings or InferenceSettings(),
+                settings=settings or self.recommended or InferenceSettings(),
             )[0].cpu()
         finally:
             self.train(was_training)
