@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def find_pairs(folder: Path, layout: FileLayout, split: str, *, with_labels: boo
     if not with_labels and not (layout.shared and listed is None):
         names = images if listed is None else listed
         _raise_if_missing(names, images, layout.image_folder(folder, split), layout.image_suffix, "images")
-        return [ImagePair(image=images[name], label=None) for name in sorted(names)]
+        return [ImagePair(image=Path(images[name]), label=None) for name in sorted(names)]
     place = layout.label_folder(folder, split)
     labels = scan_folder(place, layout.label_suffix, layout, root=folder)
     per_split = "{split}" in layout.labels[0]
@@ -108,13 +108,13 @@ def find_pairs(folder: Path, layout: FileLayout, split: str, *, with_labels: boo
     if not layout.may_lack_labels or lacking > TOLERATED_SHARE * len(names):
         _raise_if_missing(names, labels, place, layout.label_suffix, "label files")
     return [
-        ImagePair(image=images[name], label=labels[name] if with_labels else None)
+        ImagePair(image=Path(images[name]), label=Path(labels[name]) if with_labels else None)
         for name in sorted(names)
         if name in labels
     ]
 
 
-def scan_folder(folder: Path, suffix: str, layout: FileLayout, *, root: Path) -> dict[str, Path]:
+def scan_folder(folder: Path, suffix: str, layout: FileLayout, *, root: Path) -> dict[str, str]:
     """List the files of a folder by their names without ending.
 
     Args:
@@ -124,7 +124,7 @@ def scan_folder(folder: Path, suffix: str, layout: FileLayout, *, root: Path) ->
         root: The data set's folder, out of which no link may lead.
 
     Returns:
-        Paths by name without ending; at least one.
+        Paths, as text, by name without ending; at least one.
 
     Raises:
         DataLayoutError: If the folder is missing or has no such file, a name occurs twice or a link leads out.
@@ -133,12 +133,12 @@ def scan_folder(folder: Path, suffix: str, layout: FileLayout, *, root: Path) ->
         raise DataLayoutError(f"{folder}: expected a folder of *{suffix} files, {what_is_there(folder)}")
     home = root.resolve()
     _refuse_outside(folder, home)
-    found: dict[str, Path] = {}
-    for path in _walk(folder, suffix, nested=layout.nested, home=home):
-        name = path.name.removesuffix(suffix)
+    found: dict[str, str] = {}
+    for entry in _walk(folder, suffix, nested=layout.nested, home=home):
+        name = entry.name.removesuffix(suffix)
         if name in found:
-            raise DataLayoutError(f"{path}: expected one file of each name, but there is {found[name]} too")
-        found[name] = path
+            raise DataLayoutError(f"{entry.path}: expected one file of each name, but there is {found[name]} too")
+        found[name] = entry.path
     if not found:
         raise DataLayoutError(f"{folder}: expected *{suffix} files, {what_is_there(folder)}")
     return found
@@ -164,19 +164,19 @@ def what_is_there(folder: Path) -> str:
     return text + (f"; unpack {_some(archives)} first" if archives else "")
 
 
-def _walk(folder: Path, suffix: str, *, nested: bool, home: Path) -> Iterator[Path]:
+def _walk(folder: Path | str, suffix: str, *, nested: bool, home: Path) -> Iterator[os.DirEntry[str]]:
     """Give the files with an ending, going down where files are nested, but not into the folders of single images."""
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     for entry in entries:
         if entry.is_symlink():
             _refuse_outside(Path(entry.path), home)
         if entry.name.endswith(suffix) and entry.is_file():
-            yield Path(entry.path)
+            yield entry
     if nested:
-        stems = {Path(entry.name).stem for entry in entries if not entry.is_dir()}
+        stems = {entry.name.rpartition(".")[0] for entry in entries if not entry.is_dir()}
         for entry in entries:
             if entry.is_dir() and entry.name not in stems:
-                yield from _walk(Path(entry.path), suffix, nested=True, home=home)
+                yield from _walk(entry.path, suffix, nested=True, home=home)
 
 
 def _has_file(folder: Path, suffix: str) -> bool:
@@ -207,9 +207,7 @@ def _read_list(folder: Path, layout: FileLayout, split: str) -> set[str] | None:
     return names
 
 
-def _raise_if_missing(
-    names: set[str] | dict[str, Path], there: dict[str, Path], place: Path, suffix: str, what: str
-) -> None:
+def _raise_if_missing(names: Collection[str], there: Collection[str], place: Path, suffix: str, what: str) -> None:
     missing = sorted(name for name in names if name not in there)
     if missing:
         paths = ", ".join(str(place / f"{name}{suffix}") for name in missing[:_LISTED])

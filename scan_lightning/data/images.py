@@ -24,15 +24,16 @@ class ImageFileError(ValueError):
     """A file is no image that can be read, or not of the kind expected; the message names it."""
 
 
-def read_image(path: str | Path, content: bytes | None = None) -> NDArray[np.uint8]:
+def read_image(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> NDArray[np.uint8]:
     """Read an image of any common kind as RGB.
 
-    The orientation tag is applied. Palettes are expanded, transparency is laid over black, CMYK converted, and 16-bit
+    The orientation tag is applied, unless told otherwise. Palettes are expanded, transparency is laid over black, CMYK converted, and 16-bit
     images are divided by 256.
 
     Args:
         path: An image file that Pillow reads.
         content: The file's content, where it does not lie on disk; ``path`` then only names it in errors.
+        upright: Whether to apply the orientation tag; without, pixels come as they are stored.
 
     Returns:
         uint8 (H, W, 3), RGB 0 to 255.
@@ -43,13 +44,13 @@ def read_image(path: str | Path, content: bytes | None = None) -> NDArray[np.uin
             decompression bombs.
     """
     with _opened(path, content, "an image") as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I", "F")):
-            return _grey_to_rgb(np.asarray(upright), upright.mode)
-        if upright.has_transparency_data:
-            layer = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-        return np.array(upright.convert("RGB"))
+        turned = ImageOps.exif_transpose(image) if upright else image
+        if turned.mode.startswith(("I", "F")):
+            return _grey_to_rgb(np.asarray(turned), turned.mode)
+        if turned.has_transparency_data:
+            layer = turned.convert("RGBA")
+            turned = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+        return np.array(turned.convert("RGB"))
 
 
 def read_label(path: str | Path, content: bytes | None = None) -> NDArray[np.integer[Any]]:

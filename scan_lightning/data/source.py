@@ -23,6 +23,9 @@ LabelReader = Callable[[Path], NDArray[np.integer[Any]]]
 class FolderSource:
     """Raw samples read from files.
 
+    The orientation tag of an image is applied, unless its label map has the size of the stored pixels alone: some label
+    maps were drawn on these.
+
     Args:
         pairs: The files; an image's name without its ending is its id.
         label_table: int64, for each value in a file the label, IGNORE_INDEX or -2 where the value is not allowed.
@@ -57,6 +60,8 @@ class FolderSource:
         pair = self.pairs[index]
         image = read_image(pair.image)
         values = None if pair.label is None else self.reader(pair.label)
+        if values is not None and values.shape != image.shape[:2]:
+            image = read_image(pair.image, upright=False)
         if values is not None and values.shape != image.shape[:2]:
             raise ImageFileError(
                 f"{pair.label}: expected the size of its image {pair.image}, {image.shape[:2]}, got {values.shape}"
