@@ -15,13 +15,17 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning.callbacks import ResultsCallback
-from scan_lightning.commands import data, evaluate, segment, verify
+from scan_lightning.commands import data, evaluate, plan, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
     "data": (data.main, "List, check and prepare data sets; propose parents of classes."),
     "evaluate": (evaluate.main, "Test a network on all benchmarks on disk: one table, resumable."),
+    "plan": (
+        lambda args: plan.main(args, read=read_recipe),
+        "Tell what a recipe takes: parameters, operations, memory, steps.",
+    ),
     "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
     "verify": (verify.main, "Compare every stage with a folder of reference tensors."),
 }
@@ -87,6 +91,38 @@ def _plain(config: Namespace) -> dict[str, Any]:
     return plain
 
 
+class _RecipeRead(Exception):  # noqa: N818
+    """Ends the command line once its arguments are parsed."""
+
+    def __init__(self, config: Namespace) -> None:
+        super().__init__()
+        self.config = config
+
+
+class _RecipeReader(ScanCLI):
+    """Parses as `ScanCLI` does, and builds nothing."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and stop."""
+        raise _RecipeRead(parser.parse_args(args))
+
+
+def read_recipe(arguments: Sequence[str]) -> Namespace:
+    """Read what a subcommand of Lightning would run with.
+
+    Args:
+        arguments: The subcommand and its arguments, such as ``["fit", "--config=experiments/quickstart.yaml"]``.
+
+    Returns:
+        The configuration of the subcommand.
+    """
+    try:
+        _lightning(list(arguments), _RecipeReader)
+    except _RecipeRead as read:
+        return read.config[read.config.subcommand]  # type: ignore[no-any-return]
+    raise AssertionError("the reader parsed nothing")
+
+
 def check_checkpoint(path: Path) -> None:
     """Raise unless a file is a readable checkpoint of tensors and plain values.
 
@@ -138,9 +174,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _lightning(arguments: list[str] | None) -> None:
+def _lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> None:
     """Run one of Lightning's subcommands; None takes the process's arguments."""
-    ScanCLI(
+    cli(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,

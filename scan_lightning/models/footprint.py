@@ -197,12 +197,12 @@ class _KeptTensors(saved_tensors_hooks):
 
     def __init__(self, module: nn.Module) -> None:
         own = [*module.parameters(), *module.buffers()]
-        self._own = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in own}
+        self._own = {_address(tensor) for tensor in own}
         self._kept: dict[int, Tensor] = {}  # held, so that no address is given to a second storage
         super().__init__(self._keep, lambda tensor: tensor)
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        key = StorageWeakRef(tensor.untyped_storage()).cdata
+        key = _address(tensor)
         if key not in self._own:
             self._kept[key] = tensor
         return tensor
@@ -211,6 +211,12 @@ class _KeptTensors(saved_tensors_hooks):
     def bytes(self) -> int:
         """Bytes of all of them."""
         return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+
+def _address(tensor: Tensor) -> int:
+    """Identify a tensor's storage, which views share, as long as it lives."""
+    reference: Any = StorageWeakRef
+    return int(reference(tensor.untyped_storage()).cdata)
 
 
 @contextmanager

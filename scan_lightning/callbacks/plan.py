@@ -1,0 +1,136 @@
+"""How much training a recipe asks for: effective batch, steps, epochs; said when ``fit`` begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+DEFAULT_EPOCHS = 1000
+"""Lightning's bound where neither steps nor epochs are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How training data are consumed.
+
+    Args:
+        images: Images of the training split; None where they are not counted, as in a stream.
+        batch: Images per process and pass.
+        processes: Processes that train together.
+        accumulation: Passes whose gradients are added up for one step.
+        max_steps: Bound of the optimiser's steps, -1 for none.
+        max_epochs: Bound of the epochs, -1 for none; None as Lightning takes it: 1000 without a bound of steps.
+
+    Raises:
+        ValueError: If a count is below 1.
+    """
+
+    images: int | None
+    batch: int
+    processes: int = 1
+    accumulation: int = 1
+    max_steps: int = -1
+    max_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("batch", "processes", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    @property
+    def effective_batch(self) -> int:
+        """Images per optimiser step, over all processes."""
+        return self.batch * self.processes * self.accumulation
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimiser steps of an epoch; what does not fill a batch is left out, the last step may have fewer passes."""
+        if self.images is None:
+            return None
+        passes = self.images // self.processes // self.batch
+        return -(-passes // self.accumulation)
+
+    @property
+    def steps(self) -> int | None:
+        """Optimiser steps of the whole training, None where nothing bounds them."""
+        bounds = [] if self.max_steps < 0 else [self.max_steps]
+        epochs = self.max_epochs
+        if epochs is None:
+            epochs = DEFAULT_EPOCHS if self.max_steps < 0 else -1
+        if epochs >= 0 and self.steps_per_epoch is not None:
+            bounds.append(epochs * self.steps_per_epoch)
+        return min(bounds, default=None)
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training split, None where images or steps are not known."""
+        if not self.steps_per_epoch or self.steps is None:
+            return None
+        return self.steps / self.steps_per_epoch
+
+    def lines(self) -> list[str]:
+        """Tell the schedule in words.
+
+        Returns:
+            Two lines: the effective batch, and steps and epochs.
+
+        Example:
+            >>> for line in Schedule(images=1000, batch=4, processes=2, accumulation=4, max_steps=310).lines():
+            ...     print(line)
+            effective batch 32 = 4 images x 2 processes x 4 accumulated passes
+            310 steps, 9.7 epochs of 1,000 images (32 steps each)
+        """
+        batch = (
+            f"effective batch {self.effective_batch:,} = {self.batch} images x {self.processes} "
+            f"process{'' if self.processes == 1 else 'es'} x {self.accumulation} accumulated "
+            f"pass{'' if self.accumulation == 1 else 'es'}"
+        )
+        steps = "no bound of steps" if self.steps is None else f"{self.steps:,} steps"
+        if self.images is None:
+            return [batch, f"{steps}, images of an epoch not counted"]
+        epochs = "" if self.epochs is None else f"{self.epochs:.1f} "
+        return [batch, f"{steps}, {epochs}epochs of {self.images:,} images ({self.steps_per_epoch:,} steps each)"]
+
+
+class PlanCallback(Callback):
+    """Say in the log, when ``fit`` begins, what is trained and how much: parameters, effective batch, steps, epochs."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the plan, in the first process alone.
+
+        Args:
+            trainer: Knows processes, accumulation and bounds.
+            pl_module: Whose parameters are counted.
+        """
+        sizes = {True: 0, False: 0}
+        for parameter in pl_module.parameters():
+            sizes[parameter.requires_grad] += parameter.numel()
+        rank_zero_info(f"plan: {sizes[True] / 1e6:,.1f} M trainable and {sizes[False] / 1e6:,.1f} M frozen parameters")
+        for line in schedule_of(trainer).lines():
+            rank_zero_info(f"plan: {line}")
+
+
+def schedule_of(trainer: Trainer) -> Schedule:
+    """Read the schedule from a Trainer that has its training loader.
+
+    Args:
+        trainer: In ``fit``.
+
+    Returns:
+        The schedule.
+    """
+    loader: Any = trainer.train_dataloader
+    dataset = loader.dataset
+    return Schedule(
+        images=len(dataset) if isinstance(dataset, Sized) else None,
+        batch=int(loader.batch_size),
+        processes=trainer.world_size,
+        accumulation=trainer.accumulate_grad_batches,
+        max_steps=trainer.max_steps,
+        max_epochs=trainer.max_epochs,
+    )
