@@ -25,8 +25,8 @@ class StreamedTraining(IterableDataset[Sample]):
 
     Each worker of each process reads a share of its own (whole files where their number allows it, else every so many
     rows) in an order that `datasets` shuffles anew in each epoch, and again from the start where it ends early. So all
-    processes get equally many batches. The augmentation is a function of (seed, epoch, image id). At the end of each pass
-    over Parquet files `datasets` itself waits for five seconds.
+    processes get equally many batches. The augmentation is a function of (seed, epoch, image id). At the end of each
+    pass over Parquet files `datasets` itself waits for five seconds.
 
     Args:
         rows: A `datasets.IterableDataset` that gives Arrow tables.
