@@ -27,8 +27,8 @@ class ImageFileError(ValueError):
 def read_image(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> NDArray[np.uint8]:
     """Read an image of any common kind as RGB.
 
-    The orientation tag is applied, unless told otherwise. Palettes are expanded, transparency is laid over black, CMYK converted, and 16-bit
-    images are divided by 256.
+    The orientation tag is applied, unless told otherwise. Palettes are expanded, transparency is laid over black, CMYK
+    converted, and 16-bit images are divided by 256.
 
     Args:
         path: An image file that Pillow reads.
