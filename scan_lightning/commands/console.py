@@ -29,15 +29,10 @@ def output_console(*, stderr: bool = False) -> Console:
 
 
 def files_progress() -> Progress:
-    """Make a progress bar over files, on the standard error output; it goes away when it is done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    """Make a progress bar over files, on the standard error output if that is a terminal; it goes away when done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_line(console: Console, text: str) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scan_lightning.commands.console import make_table, output_console, print_line
-from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark, load_benchmark
+from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark
 from scan_lightning.data.registry import DATAMODULES
-from scan_lightning.data.survey import SplitSurvey, splits_on_disk, survey_split
+from scan_lightning.data.survey import SplitSurvey, select_benchmarks, splits_on_disk, survey_split
 
 PROG = "scan-lightning data list"
 
@@ -26,7 +26,7 @@ def main(args: Sequence[str]) -> int:
     """
     options = _parser().parse_args(args)
     try:
-        benchmarks = [load_benchmark(name) for name in dict.fromkeys(options.benchmarks or BENCHMARK_KEYS)]
+        benchmarks = select_benchmarks(options.benchmarks or BENCHMARK_KEYS, root=options.root)
         surveys = {benchmark.key: _survey(benchmark, options.root) for benchmark in benchmarks}
     except (ValueError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -48,9 +48,11 @@ def _print_on_disk(benchmarks: Sequence[Benchmark], surveys: dict[str, list[Spli
     table = make_table(f"Benchmarks, and what of them is in {root}", [*columns, ("of", "right"), ("files", "fold")])
     for benchmark in benchmarks:
         there = {survey.split: survey for survey in surveys[benchmark.key]}
+        usual = (benchmark.train_split, benchmark.eval_split)
         rows = [
             (split, f"{len(there[split].pairs) if split in there else 0:,}", f"{count:,}", _state(there.get(split)))
             for split, count in benchmark.splits.items()
+            if split in there or split in usual
         ]
         for number, row in enumerate(rows):
             first = (benchmark.short, benchmark.title, str(benchmark.num_classes)) if number == 0 else ("", "", "")
@@ -65,22 +67,29 @@ def _state(survey: SplitSurvey | None) -> str:
     missing = len(survey.missing_images) + len(survey.missing_labels)
     if survey.layout is None or (survey.error and not missing):
         return "cannot be read: see data check"
-    state = "original and converted" if survey.converted and survey.layout == "original" else str(survey.layout)
-    if survey.layout == "converted":
-        state = "converted"
-    return f"{state}, {missing:,} files missing: see data check" if missing and survey.error else state
+    others = [layout for layout in survey.layouts if layout != survey.layout]
+    state = " and ".join([survey.layout, *others])
+    return f"{state}, {missing:,} files missing: see data check" if survey.error else state
 
 
 def _print_sources(benchmarks: Sequence[Benchmark], surveys: dict[str, list[SplitSurvey]]) -> None:
-    """Print where to get what is not complete, and the terms of everything."""
+    """Print where each folder is published, and what cannot be tested on yet."""
     console = output_console()
     table = make_table(
         "Where they are published, and under which terms (read them yourself; nothing is downloaded for you)",
-        [("name", "left"), ("folder", "left"), ("size", "right"), ("published at", "fold"), ("terms", "fold")],
+        [("name", "fold"), ("folder", "left"), ("size", "right"), ("published at", "fold"), ("terms", "fold")],
     )
-    for benchmark in benchmarks:
-        size = "unknown" if benchmark.download_gigabytes is None else f"{benchmark.download_gigabytes:.1f} GB"
-        table.add_row(benchmark.short, benchmark.folder, size, benchmark.published_at, benchmark.licence)
+    for folder in dict.fromkeys(benchmark.folder for benchmark in benchmarks):
+        group = [benchmark for benchmark in benchmarks if benchmark.folder == folder]
+        size = group[0].download_gigabytes
+        table.add_row(
+            ", ".join(benchmark.short for benchmark in group),
+            folder,
+            "unknown" if size is None else f"{size:.1f} GB",
+            group[0].published_at,
+            group[0].licence,
+            end_section=True,
+        )
     console.print(table)
     needed = [b.short for b in benchmarks if b.eval_split not in {s.split for s in surveys[b.key] if not s.error}]
     if needed:

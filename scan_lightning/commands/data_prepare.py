@@ -65,6 +65,8 @@ def _prepare(options: argparse.Namespace) -> list[PreparationReport]:
         for benchmark in _benchmarks(options)
         for split in _splits(benchmark, options)
     ]
+    if not tasks:
+        raise ValueError(f"{options.root}: expected published files of at least one split to test on, found none")
     work = any(not task.plan.nothing_to_do for task in tasks)
     reports = []
     with worker_pool(options.workers if work else 0) as spread, files_progress() as progress:
@@ -86,18 +88,18 @@ def _benchmarks(options: argparse.Namespace) -> list[Benchmark]:
                 f"{benchmark.short}: nothing to prepare, the published label files of {benchmark.paper_name} hold its "
                 "labels and are read as they are"
             )
-    return list(dict.fromkeys(load_benchmark(b.converted_as) for b in meant if b.converted_as is not None))
+    return [load_benchmark(key) for key in dict.fromkeys(b.converted_as for b in meant) if key is not None]
 
 
 def _splits(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
     """Give the splits to prepare: those asked for, else what its use here needs."""
     if options.split:
         return list(dict.fromkeys(options.split))
-    if benchmark.key != TRAINING_BENCHMARK:
-        return [benchmark.eval_split]
-    needed = (benchmark.train_split, benchmark.eval_split)
-    there = splits_on_disk(DATAMODULES[benchmark.key](root=options.root, layout="original"), needed)
-    return there or list(needed)
+    wanted = [benchmark.eval_split]
+    if benchmark.key == TRAINING_BENCHMARK:
+        wanted.insert(0, benchmark.train_split)
+    there = splits_on_disk(DATAMODULES[benchmark.key](root=options.root, layout="original"), wanted)
+    return there if there or "all" in options.benchmarks else wanted
 
 
 def _print_reports(tasks: Sequence[_Task], reports: Sequence[PreparationReport]) -> None:

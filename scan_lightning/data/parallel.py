@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,7 +39,8 @@ def worker_pool(workers: int) -> Iterator[ParallelMap]:
     """Start processes to spread work over, which end with the block.
 
     An exception of the function ends the iteration; work that has not begun is dropped. The processes start here and
-    not at the first use, so that threads of a progress display that opens later are not copied into them.
+    not at the first use, so that threads of a progress display that opens later are not copied into them. They also end
+    when this process is killed.
 
     Args:
         workers: Number of processes; 0 and 1 work in this process.
@@ -54,7 +57,7 @@ def worker_pool(workers: int) -> Iterator[ParallelMap]:
     if workers <= 1:
         yield map
         return
-    executor = ProcessPoolExecutor(max_workers=workers)
+    executor = ProcessPoolExecutor(max_workers=workers, initializer=_end_with_parent)
     try:
         executor.submit(os.getpid).result()
 
@@ -70,3 +73,15 @@ def worker_pool(workers: int) -> Iterator[ParallelMap]:
         raise RuntimeError("a worker process was killed, perhaps for want of memory: use fewer --workers") from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

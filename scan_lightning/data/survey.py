@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scan_lightning.data.benchmark_files import FileLayout, scan_folder, what_is_there
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark, FileLabels, load_benchmark
 from scan_lightning.data.layout import DataLayoutError, ImagePair
+from scan_lightning.data.marker import read_marker
 from scan_lightning.data.registry import DATAMODULES
 
 
@@ -21,7 +22,7 @@ class SplitSurvey:
         benchmark: The benchmark.
         split: Published name of the split.
         layout: Which files would be read; None where there are none.
-        converted: Whether there are converted label files too, or alone.
+        layouts: The layouts of which there are label files.
         pairs: Images with their label files.
         missing_images: Images that a list or a label file asks for and that are not there.
         missing_labels: Label files that are not there.
@@ -32,7 +33,7 @@ class SplitSurvey:
     benchmark: Benchmark
     split: str
     layout: FileLabels | None
-    converted: bool = False
+    layouts: tuple[FileLabels, ...] = ()
     pairs: tuple[ImagePair, ...] = ()
     missing_images: tuple[Path, ...] = ()
     missing_labels: tuple[Path, ...] = ()
@@ -60,7 +61,7 @@ def select_benchmarks(names: Sequence[str], *, root: Path) -> list[Benchmark]:
         DataLayoutError: If none is named and none is on disk.
     """
     if names:
-        return list(dict.fromkeys(load_benchmark(name) for name in names))
+        return list({benchmark.key: benchmark for benchmark in map(load_benchmark, names)}.values())
     found = [load_benchmark(key) for key in BENCHMARK_KEYS if _folder(DATAMODULES[key](root=root)) is not None]
     if not found:
         folders = ", ".join(sorted({load_benchmark(key).folder for key in BENCHMARK_KEYS}))
@@ -100,44 +101,51 @@ def survey_split(module: BenchmarkDataModule, split: str) -> SplitSurvey:
         ValueError: If there is no such split.
     """
     benchmark = module.benchmark
+    if split not in benchmark.splits:
+        raise ValueError(f"split: {benchmark.short} has {', '.join(benchmark.splits)}, got {split!r}")
     try:
-        layout = module.found_layout(split)
-        files = module.layouts[layout]
-        folder = module.folder
-    except DataLayoutError as error:
+        layout, folder = module.found_layout(split), module.folder
+    except ValueError as error:  # also where a note of `data prepare` is damaged
         return SplitSurvey(benchmark=benchmark, split=split, layout=None, error=str(error))
-    converted = "converted" in module.layouts and _has_labels(folder, module.layouts["converted"], split)
+    present = tuple(name for name, files in module.layouts.items() if _has_labels(folder, files, split))
+    survey = SplitSurvey(benchmark=benchmark, split=split, layout=layout, layouts=present)
+    files = module.layouts[layout]
     error_text = ""
     try:
         pairs = module.files(split)
         if not files.may_lack_labels:
-            return SplitSurvey(benchmark=benchmark, split=split, layout=layout, converted=converted, pairs=tuple(pairs))
-    except (DataLayoutError, ValueError) as error:
+            return replace(survey, pairs=tuple(pairs))
+    except ValueError as error:
         error_text = str(error)
     try:
         images = scan_folder(files.image_folder(folder, split), files.image_suffix, files, root=folder)
         labels = scan_folder(files.label_folder(folder, split), files.label_suffix, files, root=folder)
     except DataLayoutError as error:
-        return SplitSurvey(benchmark=benchmark, split=split, layout=layout, converted=converted, error=str(error))
+        return replace(survey, error=str(error))
     names = sorted(_names(folder, files, split, images=images, labels=labels))
     image_folder, label_folder = files.image_folder(folder, split), files.label_folder(folder, split)
-    return SplitSurvey(
-        benchmark=benchmark,
-        split=split,
-        layout=layout,
-        converted=converted,
+    return replace(
+        survey,
         pairs=tuple(
-            ImagePair(image=images[name], label=labels[name]) for name in names if name in images and name in labels
+            ImagePair(image=Path(images[name]), label=Path(labels[name]))
+            for name in names
+            if name in images and name in labels
         ),
         missing_images=tuple(image_folder / f"{name}{files.image_suffix}" for name in names if name not in images),
         missing_labels=tuple(label_folder / f"{name}{files.label_suffix}" for name in names if name not in labels),
-        labels_may_lack=not error_text,
+        labels_may_lack=not error_text and _agrees(label_folder, layout, sum(name in labels for name in names)),
         error=error_text,
     )
 
 
+def _agrees(folder: Path, layout: FileLabels, count: int) -> bool:
+    """Tell whether there are as many label files as a note of ``data prepare`` says, if there is one."""
+    note = read_marker(folder) if layout == "converted" else None
+    return note is None or note.files == count
+
+
 def _names(
-    folder: Path, layout: FileLayout, split: str, *, images: dict[str, Path], labels: dict[str, Path]
+    folder: Path, layout: FileLayout, split: str, *, images: Collection[str], labels: Collection[str]
 ) -> set[str]:
     """Give the names that a split should have: those listed, and those that any of its own files has."""
     path = _list_of(folder, layout, split)

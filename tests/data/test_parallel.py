@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,37 @@ def pid(_: int) -> int:
 def test_worker_pool_killed_process_is_told() -> None:
     with pytest.raises(RuntimeError, match="worker process was killed"), worker_pool(2) as spread:
         list(spread(kill_self, range(4)))
+
+
+def report_workers_and_wait(pipe: Connection) -> None:
+    """Open a pool, tell the ids of its processes and wait."""
+    with worker_pool(2):
+        pipe.send([process.pid for process in multiprocessing.active_children()])
+        time.sleep(60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_worker_pool_ends_when_its_process_is_killed() -> None:
+    here, there = multiprocessing.Pipe()
+    owner = multiprocessing.Process(target=report_workers_and_wait, args=(there,))
+    owner.start()
+    workers = here.recv()
+    assert len(workers) == 2
+    owner.kill()
+    owner.join()
+    deadline = time.monotonic() + 20
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(worker) for worker in workers)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_worker_pool_negative_raises() -> None:
