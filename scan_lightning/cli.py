@@ -15,11 +15,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning.callbacks import ResultsCallback
-from scan_lightning.commands import data, evaluate, plan, segment, verify
+from scan_lightning.commands import convert, data, evaluate, plan, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
+    "convert": (convert.main, "Convert released weights to this project's folders and back."),
     "data": (data.main, "List, check and prepare data sets; propose parents of classes."),
     "evaluate": (evaluate.main, "Test a network on all benchmarks on disk: one table, resumable."),
     "plan": (

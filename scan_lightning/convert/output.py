@@ -70,6 +70,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         new, old = Path(work) / "new", Path(work) / "old"
         new.mkdir()
         yield new
+        _share(new)
         if path.exists():
             path.rename(old)
         try:
@@ -78,6 +79,17 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
+
+
+def _share(folder: Path) -> None:
+    """Give all files of a folder the rights of new ones, where a library lets only their owner read them."""
+    model = folder / f"{_UNFINISHED}model"
+    model.touch()
+    mode = model.stat().st_mode
+    model.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -93,8 +93,8 @@ def describe(source: TensorFile, config: Configuration, *, quick_gelu: bool | No
         towers = _towers(source.tensors)
         clip, heads = architecture_from_shapes(towers, quick_gelu=bool(quick_gelu))
         assumptions += [heads] if quick_gelu is not None else [heads, activation_note(openai=False)]
-    elif quick_gelu is not None:
-        clip["quick_gelu"] = quick_gelu
+    else:
+        clip["quick_gelu"] = bool(clip.get("quick_gelu", False) if quick_gelu is None else quick_gelu)
     try:
         return Description(
             config=config_from_released(section, source.tensors),

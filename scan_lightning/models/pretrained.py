@@ -93,8 +93,10 @@ def write_scan(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, A
         record: From `make_record`.
     """
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        save_file(dict(state), Path(work) / WEIGHTS_NAME)
         (Path(work) / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save_file(dict(state), Path(work) / WEIGHTS_NAME)
+        # The library lets only the owner read its file.
+        (Path(work) / WEIGHTS_NAME).chmod((Path(work) / CONFIG_NAME).stat().st_mode)
         for name in (WEIGHTS_NAME, CONFIG_NAME):
             (Path(work) / name).replace(folder / name)
 
