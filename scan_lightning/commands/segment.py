@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
 import sys
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from scan_lightning.callbacks.record import file_hash
 from scan_lightning.callbacks.visualization import panel
-from scan_lightning.data.images import IMAGE_SUFFIXES, ImageFileError, read_image
+from scan_lightning.commands.segment_files import check_output, find_images, output_names, output_stems
+from scan_lightning.data.images import ImageFileError, read_image
 from scan_lightning.data.transforms import EvaluationTransform
 from scan_lightning.data.words import load_words, parse_words
 from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES
@@ -105,7 +105,7 @@ class _Task:
         """Write the three files of an image, each whole or not at all."""
         depth = np.uint8 if self.vocabulary.num_classes <= 256 else np.uint16
         with tempfile.TemporaryDirectory(dir=self.output, prefix=".unfinished-") as work:
-            files = [Path(work) / name for name in _output_names(stem)]
+            files = [Path(work) / name for name in output_names(stem)]
             Image.fromarray(labels.astype(depth)).save(files[0])
             panel(image, None, labels, self.vocabulary).save(files[1])
             files[2].write_text(record, encoding="utf-8")
@@ -121,9 +121,9 @@ def _run(options: argparse.Namespace) -> int:
     EvaluationTransform(min_size=options.shortest_side, max_size=options.max_size)  # raises on a bad length
     InferenceSettings(**_given(options))  # raises on a bad value before anything is read
     device = _device(options.device)
-    images = _find_images(options.images)
-    stems = _output_stems(images)
-    _check_output(options.output, options.images, images, stems)
+    images = find_images(options.images)
+    stems = output_stems(images)
+    check_output(options.output, options.images, images, stems)
     scan = load_scan(options.weights).to(device)
     settings = replace(recommended_settings(options.weights), **_given(options))
     settings = _fit_layers(settings, scan, given=options.replace_layers is not None)
@@ -156,63 +156,12 @@ def _run(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _find_images(arguments: Sequence[str]) -> list[Path]:
-    """List the images that files, folders and unexpanded patterns name, each once; files need not exist."""
-    found: dict[Path, Path] = {}
-    for argument in arguments:
-        path, files = Path(argument), [Path(argument)]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if _is_image(file))
-        elif glob.has_magic(argument) and not path.exists():
-            names = glob.glob(argument, recursive=True)  # noqa: PTH207, Path.glob takes no absolute pattern
-            files = sorted(file for file in map(Path, names) if _is_image(file))
-        if not files:
-            raise FileNotFoundError(f"{argument}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
-        for file in files:
-            found.setdefault(file.parent.resolve() / file.name, file)
-    return list(found.values())
-
-
-def _is_image(path: Path) -> bool:
-    """Tell by the name; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _output_stems(paths: Sequence[Path]) -> list[str]:
-    """Name the outputs so that none overwrites another's, with -2, -3, ... behind a stem that comes again."""
-    own = {path.stem.lower() for path in paths}  # some file systems do not tell upper from lower case
-    used: set[str] = set()
-    stems = []
-    for path in paths:
-        stem, number = path.stem, 2
-        while stem.lower() in used or (number > 2 and stem.lower() in own):
-            stem, number = f"{path.stem}-{number}", number + 1
-        used.add(stem.lower())
-        stems.append(stem)
-    return stems
-
-
-def _output_names(stem: str) -> tuple[str, str, str]:
-    """Name the files of an image."""
-    return f"{stem}_labels.png", f"{stem}_overlay.png", f"{stem}.json"
-
-
-def _check_output(output: Path, arguments: Sequence[str], images: Sequence[Path], stems: Sequence[str]) -> None:
-    """Raise ValueError where outputs would overwrite inputs, or be inputs when the call is repeated."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output: expected a folder, {output} is a file")
-    place = output.resolve()
-    if place in {Path(argument).resolve() for argument in arguments}:
-        raise ValueError(f"output: expected another folder than that of the images, {output}")
-    written = {place / name for stem in stems for name in _output_names(stem)}
-    for path in images:
-        if path.resolve() in written:
-            raise ValueError(f"output: {path} is an image to segment and would be overwritten")
-
-
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """Collect the settings that were given; the others are those that the weights recommend."""
-    names = ("replace_ratio", "replace_layers", "mask_threshold", "ensemble_weight", "source", "seed")
+    names = (
+        *("replace_ratio", "replace_layers", "mask_threshold", "ensemble_weight", "source", "seed"),
+        *("flip", "scales", "window", "stride"),
+    )
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
@@ -274,6 +223,11 @@ def _layers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",")) if text.strip() else ()
 
 
+def _scales(text: str) -> tuple[float, ...]:
+    """Read factors between commas."""
+    return tuple(float(number) for number in text.split(","))
+
+
 def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
     sources = ", ".join(SUBSTITUTION_SOURCES)
@@ -298,4 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--replace-layers", type=_layers, metavar="N,N", help="layers after which they are replaced")
     add("--source", help=f"what replaces them: {sources}")
     add("--seed", type=int, help="of the draws of replaced tokens")
+    add("--flip", action=argparse.BooleanOptionalAction, help="look at images mirrored as well and average the maps")
+    add("--scales", type=_scales, metavar="X,X", help="factors of the image's size, whose maps are averaged")
+    add("--window", type=int, metavar="N", help="side of windows that slide over the image")
+    add("--stride", type=int, metavar="N", help="step from window to window (two thirds of the window)")
     return parser

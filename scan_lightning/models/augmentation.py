@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scan_lightning.models.inference import InferenceSettings, linear_taps
+from scan_lightning.models.inference import InferenceSettings, linear_taps, take_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class _Layer:
         above, below = weight.to(tile.device)
         lines = masks[:, upper] * above + masks[:, lower] * below
         (left, right), (before, behind) = self._columns
-        lines = lines[..., left] * before + lines[..., right] * behind
+        lines = take_columns(lines, left) * before + take_columns(lines, right) * behind
         tile[:, top:bottom, self._left : self._right] += torch.einsum("qk,qhw->khw", self._output.scores, lines)
 
     def _masks(self, first: int, end: int) -> Tensor:
@@ -214,7 +214,8 @@ class _Layer:
         down = down[rows, None]
         lines = logits[:, upper[rows]] * (1 - down) + logits[:, lower[rows]] * down
         across = across[columns]
-        return (lines[..., left[columns]] * (1 - across) + lines[..., right[columns]] * across).sigmoid()
+        lines = take_columns(lines, left[columns]) * (1 - across) + take_columns(lines, right[columns]) * across
+        return lines.sigmoid_()
 
 
 def _used(weight: Tensor) -> tuple[int, int]:

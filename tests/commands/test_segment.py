@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,8 @@ def test_segment_writes_three_files_that_agree(image: Path, weights: Path, call:
     assert [entry["name"] for entry in found["classes"]] == ["sky", "road", "car"]
     assert [entry["pixels"] for entry in found["classes"]] == counts.tolist()
     assert [entry["share"] for entry in found["classes"]] == pytest.approx((counts / labels.size).tolist())
-    assert InferenceSettings(**{**found["settings"], "replace_layers": (1, 3, 5)}) == InferenceSettings()
+    plain = {**found["settings"], "replace_layers": (1, 3, 5), "scales": (1.0,)}  # tuples are lists in JSON
+    assert InferenceSettings(**plain) == InferenceSettings()
     assert len(found["weights"]["sha256"]) == 64
     assert Image.open(call.output / "a_overlay.png").width > 2 * 56
     best = max(found["classes"], key=lambda entry: entry["share"])
@@ -270,14 +271,14 @@ def test_segment_settings_are_in_force(image: Path, call: Call, monkeypatch: pyt
         return predict(self, *args, settings=settings, **options)
 
     monkeypatch.setattr(Scan, "predict", spy)
-    given = InferenceSettings(
-        replace_ratio=0.5, replace_layers=(2, 4), mask_threshold=0.1, ensemble_weight=0.9, source="zeros", seed=7
-    )
-    plain = ("replace_ratio", "mask_threshold", "ensemble_weight", "source", "seed")
-    options = [f"--{name.replace('_', '-')}={getattr(given, name)}" for name in plain] + ["--replace-layers=2,4"]
+    given = InferenceSettings(replace_ratio=0.5, replace_layers=(2, 4), mask_threshold=0.1, ensemble_weight=0.9)
+    given = replace(given, source="zeros", seed=7, scales=(1.0, 1.5), flip=True, window=48, stride=40)
+    plain = ("replace_ratio", "mask_threshold", "ensemble_weight", "source", "seed", "window", "stride")
+    options = [f"--{name.replace('_', '-')}={getattr(given, name)}" for name in plain]
+    options += ["--replace-layers=2,4", "--scales=1,1.5", "--flip"]
     assert call(image, options=options) == 0
     assert seen == [given]
-    assert call.record("a")["settings"] == {**asdict(given), "replace_layers": [2, 4]}
+    assert call.record("a")["settings"] == {**asdict(given), "replace_layers": [2, 4], "scales": [1.0, 1.5]}
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,9 @@ def test_segment_settings_are_in_force(image: Path, call: Call, monkeypatch: pyt
         ("--ensemble-weight=2", "ensemble_weight: expected in [0, 1]"),
         ("--source=magic", "source: expected one of image_cls"),
         ("--replace-layers=1,7", "replace_layers: expected distinct layers in 1..6"),
+        ("--scales=1,0", "scales: expected distinct positive factors, at least one, got [1.0, 0.0]"),
+        ("--window=8", "window: expected at least 32 pixels, got 8"),
+        ("--stride=8", "stride: expected a window with it, got 8 alone"),
         ("--max-size=0", "expected positive lengths"),
         ("--shortest-side=-1", "expected positive lengths"),
     ],
