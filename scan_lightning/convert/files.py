@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scan_lightning.convert.pickles import PickledArray, load_arrays
+from scan_lightning.convert.pickles import PickledArray, RefusedPickleError, load_arrays, no_bytes
 from scan_lightning.convert.torchscript import archive_root, load_torchscript
 from scan_lightning.models.clip import DAMAGE
 
@@ -33,6 +33,7 @@ _ARRAY_NAMES: tuple[Any, ...] = (
     np.dtype,
     *((np.empty(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *((np.float32(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((no_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
     *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")),
 )
 """What PyTorch's own restricted reader must know to read arrays of numbers."""
@@ -81,12 +82,12 @@ def read_tensors(path: Path) -> TensorFile:
         raise ValueError(f"{path}: the file is empty")
     try:
         archive, content = _read(path, start)
-    except pickle.UnpicklingError as error:
+    except RefusedPickleError as error:
         raise ValueError(
             f"{path}: refused: {_reason(error)}; expected tensors, arrays and plain values only. Nothing was run. If "
             "you trust the file, save its tensors again where it was made: torch.save({'model': tensors}, FILE)"
         ) from error
-    except (SafetensorError, OSError, MemoryError, RecursionError, *DAMAGE) as error:
+    except (pickle.UnpicklingError, SafetensorError, OSError, MemoryError, RecursionError, *DAMAGE) as error:
         raise ValueError(f"{path}: damaged, truncated or no file of weights: {_reason(error)}") from error
     return _unwrap(path, archive, content)
 
@@ -111,16 +112,18 @@ def _read(path: Path, start: bytes) -> tuple[Archive, object]:
 def _load_torch(path: Path, *, mmap: bool) -> object:
     """Load a PyTorch file of tensors, arrays and plain values."""
     with torch.serialization.safe_globals(list(_ARRAY_NAMES)):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"(?:GLOBAL|operand|class|function) ([\w.]+)", str(error))
+            if found is None:
+                raise
+            raise RefusedPickleError(f"it names {found[1]}") from error
 
 
 def _reason(error: BaseException) -> str:
     """Say in one line what a reader complained about."""
-    text = str(error)
-    found = re.search(r"Unsupported (?:global|operand|class)\S*:? ?(?:GLOBAL )?([\w.]+)", text)
-    if found:
-        return f"it names {found[1]}"
-    return text.splitlines()[0] if text else type(error).__name__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _unwrap(path: Path, archive: Archive, content: object) -> TensorFile:
@@ -150,7 +153,7 @@ def _tensor(value: object) -> Tensor | None:
     if isinstance(value, PickledArray):
         return value.tensor()
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.array(value, order="C"))
     if isinstance(value, Tensor):
         return value.detach()
     return None

@@ -20,6 +20,10 @@ Table = Mapping[tuple[str, str], object]
 """What stands for each name (module, name) that a pickle may use."""
 
 
+class RefusedPickleError(pickle.UnpicklingError):
+    """A pickle names something else than plain values and arrays."""
+
+
 class Stand:
     """A function under a pickled name: a pickle can call it and do nothing else to it.
 
@@ -38,7 +42,7 @@ class Stand:
 
     def __setstate__(self, _state: object) -> NoReturn:
         """Refuse to be changed by a pickle."""
-        raise pickle.UnpicklingError("a pickle tried to change a function")
+        raise RefusedPickleError("it tried to change a function")
 
 
 class PlainDict(dict[Any, Any]):
@@ -70,14 +74,14 @@ class RestrictedUnpickler(pickle.Unpickler):
             name: The name.
 
         Raises:
-            pickle.UnpicklingError: If it is not in the table.
+            RefusedPickleError: If it is not in the table.
         """
         if (module, name) in self._table:
             return self._table[module, name]
         for prefix, stand in self._prefixes.items():
             if module == prefix or module.startswith(f"{prefix}."):
                 return stand
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise RefusedPickleError(f"it names {module}.{name}")
 
 
 class _Dtype:
@@ -86,7 +90,7 @@ class _Dtype:
     def __init__(self, code: str, *_: object) -> None:
         self.dtype = np.dtype(code) if isinstance(code, str) else np.dtype("V")
         if self.dtype.kind not in "biuf" or self.dtype.itemsize > 8:
-            raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of numbers")
+            raise RefusedPickleError(f"it holds an array of {code!r}, not of numbers")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Take the byte order."""
@@ -129,7 +133,7 @@ class PickledArray:
         """
         if self.values is None:
             raise pickle.UnpicklingError("it holds an array without content")
-        return torch.from_numpy(np.ascontiguousarray(self.values))
+        return torch.from_numpy(np.array(self.values, order="C"))
 
 
 def _frombuffer(content: bytes | bytearray, dtype: _Dtype, shape: tuple[int, ...], order: str) -> PickledArray:
@@ -142,10 +146,15 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
     return np.frombuffer(content, dtype=dtype.dtype, count=1)[0].item()
 
 
+def no_bytes() -> bytes:
+    """Stand for the call by which protocol 2 writes empty bytes."""
+    return b""
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Stand for the function by which protocol 2 writes bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+        raise RefusedPickleError(f"it encodes text as {encoding!r}")
     return text.encode("latin1")
 
 
@@ -153,6 +162,8 @@ ARRAY_TABLE: Table = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): Stand(_Dtype),
     ("_codecs", "encode"): Stand(_encode),
+    ("__builtin__", "bytes"): Stand(no_bytes),
+    ("builtins", "bytes"): Stand(no_bytes),
     ("collections", "OrderedDict"): Stand(PlainDict),
     **{(f"numpy.{core}.multiarray", "_reconstruct"): Stand(PickledArray) for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): Stand(_scalar) for core in ("core", "_core")},
@@ -171,6 +182,7 @@ def load_arrays(content: bytes) -> object:
         What it holds; arrays as `PickledArray`.
 
     Raises:
-        pickle.UnpicklingError: If it names anything else, such as code.
+        RefusedPickleError: If it names anything else, such as code.
+        pickle.UnpicklingError: If it is damaged.
     """
     return RestrictedUnpickler(io.BytesIO(content), table=ARRAY_TABLE).load()

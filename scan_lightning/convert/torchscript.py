@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scan_lightning.convert.pickles import PlainDict, RestrictedUnpickler, Stand
+from scan_lightning.convert.pickles import PlainDict, RefusedPickleError, RestrictedUnpickler, Stand
 
 PROGRAM = "__torch__"
 """Module of all classes that an archive's own program defines."""
@@ -89,7 +89,7 @@ class _ArchiveUnpickler(RestrictedUnpickler):
         """
         _, dtype, key, _, _ = pid
         if not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError("it holds a storage of no known type")
+            raise RefusedPickleError("it holds a storage of no known type")
         if key not in self._storages:
             self._storages[key] = _Storage(bytearray(_read(self._archive, f"{self._root}/data/{key}")), dtype)
         return self._storages[key]
@@ -127,7 +127,8 @@ def load_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
         Parameters and buffers.
 
     Raises:
-        pickle.UnpicklingError: If the archive holds something else than modules, tensors and plain values.
+        RefusedPickleError: If the archive holds something else than modules, tensors and plain values.
+        pickle.UnpicklingError: If it is damaged.
         KeyError: If an entry is missing.
         zipfile.BadZipFile: If an entry is damaged.
     """
