@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
         args: Arguments behind the command's name.
 
     Returns:
-        Exit status: 0 if nothing is wrong, 1 if something is or the call was, as reported.
+        Exit status: 0 if nothing is wrong, 1 if something is or the call was, as reported; 130 if it was broken off.
     """
     options = _parser().parse_args(args)
     try:
@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
             write_report(options.report, root=options.root, surveys=result.surveys, findings=result.findings)
     except KeyboardInterrupt:
         print(f"{PROG}: broken off", file=sys.stderr)
-        return 1
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

@@ -69,7 +69,7 @@ def _state(survey: SplitSurvey | None) -> str:
         return "cannot be read: see data check"
     others = [layout for layout in survey.layouts if layout != survey.layout]
     state = " and ".join([survey.layout, *others])
-    return f"{state}, {missing:,} files missing: see data check" if survey.error else state
+    return f"{state}, {missing:,} missing: see data check" if survey.error else state
 
 
 def _print_sources(benchmarks: Sequence[Benchmark], surveys: dict[str, list[SplitSurvey]]) -> None:

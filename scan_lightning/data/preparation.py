@@ -92,7 +92,9 @@ def plan_preparation(benchmark: Benchmark, *, root: Path, split: str) -> Prepara
     """
     if benchmark.converted_as is None:
         raise ValueError(f"{benchmark.paper_name}: nothing to prepare, its published label files hold the labels")
-    module = DATAMODULES[benchmark.converted_as](root=root, layout="original", eval_split=split)
+    if split not in benchmark.splits:
+        raise ValueError(f"split: expected one of {', '.join(benchmark.splits)}, got {split!r}")
+    module = DATAMODULES[benchmark.converted_as](root=root, layout="original")
     files = load_benchmark(benchmark.converted_as)
     source = module.source(split)
     folder = module.layouts["converted"].label_folder(module.folder, split)

@@ -102,7 +102,7 @@ def survey_split(module: BenchmarkDataModule, split: str) -> SplitSurvey:
     """
     benchmark = module.benchmark
     if split not in benchmark.splits:
-        raise ValueError(f"split: {benchmark.short} has {', '.join(benchmark.splits)}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(benchmark.splits)}, got {split!r}")
     try:
         layout, folder = module.found_layout(split), module.folder
     except ValueError as error:  # also where a note of `data prepare` is damaged

@@ -213,7 +213,7 @@ def test_survey_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
 
 def test_survey_unknown_split_raises(tmp_path: Path) -> None:
     write_original("ade20k_150", tmp_path)
-    with pytest.raises(ValueError, match="split: a150 has training, validation, got 'val'"):
+    with pytest.raises(ValueError, match="split: expected one of training, validation, got 'val'"):
         survey_split(a150(tmp_path), "val")
 
 
