@@ -1,11 +1,15 @@
-"""How much training a recipe asks for: effective batch, steps, epochs; said when ``fit`` begins."""
+"""How much training a recipe asks for, said when ``fit`` begins, and what it took, said at the end."""
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -98,7 +102,15 @@ class Schedule:
 
 
 class PlanCallback(Callback):
-    """Say in the log, when ``fit`` begins, what is trained and how much: parameters, effective batch, steps, epochs."""
+    """Say in the log what ``fit`` trains and how much, and at its end what that took.
+
+    At the beginning: parameters, effective batch, steps and epochs. At the end: time and the peak of memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = 0.0
+        self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the plan, in the first process alone.
@@ -113,6 +125,37 @@ class PlanCallback(Callback):
         rank_zero_info(f"plan: {sizes[True] / 1e6:,.1f} M trainable and {sizes[False] / 1e6:,.1f} M frozen parameters")
         for line in schedule_of(trainer).lines():
             rank_zero_info(f"plan: {line}")
+        self._began, self._first_step = time.monotonic(), trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the steps took, in the first process alone.
+
+        Args:
+            trainer: Knows the steps that were taken.
+            pl_module: Knows the device.
+        """
+        steps = trainer.global_step - self._first_step
+        seconds = time.monotonic() - self._began
+        if steps:
+            rank_zero_info(
+                f"done: {steps:,} step{'' if steps == 1 else 's'} in {seconds:,.1f} s, {seconds / steps:.2f} s each; "
+                f"peak memory of a process {peak_memory(pl_module.device) / 2**30:.2f} GiB"
+            )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Tell the most memory that this process has held.
+
+    Args:
+        device: Of the tensors: a CUDA device's own memory, otherwise the process's.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def schedule_of(trainer: Trainer) -> Schedule:
