@@ -188,6 +188,33 @@ class RegionTextBatch:
 
 
 @dataclass(kw_only=True)
+class MaskTextBatch:
+    """Masked regions, their texts and the images they come from, for training CLIP under Contextual Shift.
+
+    R regions of B distinct images; S is CLIP's input size.
+
+    Attributes:
+        crops: uint8 (R, 3, S, S), RGB 0 to 255: each region's tight box, what lies outside the mask in CLIP's mean colour.
+        region_masks: bool (R, S, S), the masks of the crops.
+        texts: The text of each region.
+        images: uint8 (B, 3, S, S), the whole images.
+        image_ids: Name of each image.
+        owners: int64 (R,), for each region the index of its image.
+        regions: int64 (R,), for each region its number within its image.
+        boxes: In evaluation, uint8 (R, 3, S, S): the tight boxes with their surroundings left in; in training None.
+    """
+
+    crops: Tensor
+    region_masks: Tensor
+    texts: list[str]
+    images: Tensor
+    image_ids: list[str]
+    owners: Tensor
+    regions: Tensor
+    boxes: Tensor | None = None
+
+
+@dataclass(kw_only=True)
 class SegmenterOutput:
     """Output of the mask segmenter for every prediction head, index 0 the learnable queries, last the final one.
 
