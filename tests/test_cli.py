@@ -45,6 +45,7 @@ model:
   init_args:
     inference: {mask_threshold: 0.1, ensemble_weight: 0.25, replace_ratio: 0.5, replace_layers: [2, 4], source: zeros}
 """
+VIEWS = ("flip", "multi_scale", "sliding_window")
 
 
 @dataclass
@@ -187,6 +188,24 @@ def test_cli_test_overlay_wins_over_the_checkpoint(
     (tested,), (trained,) = rows(tmp_path), rows(fitted.folder)
     assert tested["checkpoint_hash"]
     assert tested["config_hash"] != trained["config_hash"]
+
+
+def test_cli_overlays_of_views_are_in_force(fitted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[InferenceSettings] = []
+
+    def spy(self: Scan, images: torch.Tensor, *, original_sizes: Any, settings: InferenceSettings, **_: Any) -> Any:
+        seen.append(settings)
+        return [torch.zeros(size, dtype=torch.int64) for size in original_sizes]
+
+    monkeypatch.setattr(Scan, "predict", spy)
+    overlays = [f"--config={EXPERIMENTS / 'eval' / name}.yaml" for name in VIEWS]
+    assert main(["test", *fitted.recipe, *overlays, f"--ckpt_path={fitted.checkpoint(3)}"]) == 0
+    recipe = yaml.safe_load(QUICKSTART.read_text("utf-8"))["model"]["init_args"]["inference"]
+    views: dict[str, Any] = {"flip": True, "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "window": 640}
+    expected = InferenceSettings(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}, **views
+    )
+    assert set(seen) == {expected}
 
 
 def test_cli_checkpoint_of_another_width_is_refused(fitted: Run, capsys: pytest.CaptureFixture[str]) -> None:
