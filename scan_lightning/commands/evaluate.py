@@ -60,8 +60,7 @@ def _run(options: argparse.Namespace, overrides: tuple[str, ...]) -> int:
     failures: dict[str, str] = {}
     tasks = _plan(planner, wanted, failures)
     _evaluate(tasks, subject, planner.parser, options.output, failures, force=options.force)
-    if rank_zero_only.rank == 0:
-        _report(tasks, absent, failures, options)
+    _report(tasks, absent, failures, options.output, planner.backbone_name or "")
     return int(bool(failures))
 
 
@@ -136,21 +135,26 @@ def _evaluate(
             _warn(f"{task.title}: {failures[task.title]}")
 
 
+@rank_zero_only
 def _report(
-    tasks: Sequence[Task], absent: Sequence[str], failures: dict[str, str], options: argparse.Namespace
+    tasks: Sequence[Task], absent: Sequence[str], failures: dict[str, str], output: Path, backbone: str
 ) -> None:
     """Write and print the tables."""
-    found = read_rows(options.output)
-    rows = [found[task.key] for task in tasks if task.key in found and task.title not in failures]
+    found = read_rows(output)
+    done = [task for task in tasks if task.key in found and task.title not in failures]
+    if not done:
+        return
+    # A row that was done before keeps its scores; names are those of this call.
+    rows = [{**found[task.key], "title": task.title, "settings": task.settings, "backbone": backbone} for task in done]
     remarks = [f"Not on disk: {', '.join(absent)}."] if absent else []
     remarks += [f"Failed: {title}: {message.splitlines()[0]}" for title, message in failures.items()]
     tables = {"evaluation": score_table(rows, remarks), "published": published_table(rows)}
     for name, table in tables.items():
         if table is None:
             for suffix in (".md", ".csv", ".tex"):
-                (options.output / f"{name}{suffix}").unlink(missing_ok=True)  # of an earlier call, of other benchmarks
+                (output / f"{name}{suffix}").unlink(missing_ok=True)  # of an earlier call, of other benchmarks
             continue
-        files = write_table(table, options.output, name)
+        files = write_table(table, output, name)
         print_table(table)
         print(f"written to {', '.join(str(file) for file in files)}\n")
 
@@ -173,10 +177,10 @@ def _overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, res
     return (*given, *rest)
 
 
+@rank_zero_only
 def _say(text: str) -> None:
     """Tell what goes on, once for all processes."""
-    if rank_zero_only.rank == 0:
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _warn(text: str) -> None:

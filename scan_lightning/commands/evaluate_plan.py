@@ -54,6 +54,7 @@ class Task:
         settings: Where the test-time settings come from.
         datamodule: Set up for the test.
         images: Number of test images, of which ``limit`` may leave some out.
+        published: Number of test images that the benchmark has; None for own data.
         limit: Largest number of images to look at; None for all.
         key: Hash of everything that the scores depend on.
     """
@@ -64,6 +65,7 @@ class Task:
     settings: str
     datamodule: LightningDataModule
     images: int
+    published: int | None
     limit: int | None
     key: str
 
@@ -134,6 +136,11 @@ class Planner:
     overrides: tuple[str, ...] = ()
     limit: int | None = None
 
+    @property
+    def backbone_name(self) -> str | None:
+        """The backbone in force; None where nothing tells."""
+        return self.backbone or self.subject.backbone
+
     def overlay(self, name: str) -> Path | None:
         """Find the settings of a benchmark.
 
@@ -143,10 +150,9 @@ class Planner:
         Returns:
             The file; None where the recipe's settings are in force.
         """
-        backbone = self.backbone or self.subject.backbone
-        if self.settings is None or backbone is None:
+        if self.settings is None or self.backbone_name is None:
             return None
-        path = self.settings / backbone / f"{name}.yaml"
+        path = self.settings / self.backbone_name / f"{name}.yaml"
         return path if path.is_file() else None
 
     def task(self, wanted: Wanted) -> Task:
@@ -174,6 +180,7 @@ class Planner:
         images = len(loader.dataset) if hasattr(loader, "dataset") else 0
         if not images:
             raise ValueError("expected images to test on, the data have no test split")
+        official = datamodule if isinstance(datamodule, BenchmarkDataModule) else None
         limit = None if self.limit is None or self.limit >= images else self.limit
         return Task(
             name=wanted.name,
@@ -182,6 +189,7 @@ class Planner:
             settings=overlay.as_posix() if overlay else self.subject.settings_from,
             datamodule=datamodule,
             images=images,
+            published=None if official is None else official.benchmark.splits[official.eval_split],
             limit=limit,
             key=_key(self.subject, config, datamodule, images, limit),
         )
@@ -207,13 +215,14 @@ def _key(subject: Subject, config: Namespace, datamodule: LightningDataModule, i
         for part in ("model", "data")
     }
     network = parts["model"].get("network")
-    clip = network.get("clip") if isinstance(network, Mapping) else None
+    if isinstance(network, Mapping) and isinstance(network.get("clip"), Mapping):
+        # What stands in a file counts, not the file's name.
+        parts["model"]["network"] = {**network, "clip": {**network["clip"], **named_files_hash(network["clip"])}}
     if "root" in parts["data"]:
         parts["data"]["root"] = Path(parts["data"]["root"]).resolve()
     hierarchy = getattr(datamodule, "hierarchy", None)
     parts |= {
         "checkpoint": subject.checkpoint_hash,
-        "files": named_files_hash(clip) if isinstance(clip, Mapping) else {},
         "vocabulary": datamodule.vocabulary,  # type: ignore[attr-defined]
         "hierarchy": None if hierarchy is None else sorted(hierarchy.parents.items()),
         "images": images,

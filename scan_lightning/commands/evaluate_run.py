@@ -104,9 +104,9 @@ def run_task(task: Task, subject: Subject, parser: RecipeParser, output: Path) -
         "benchmark": task.name,
         "title": task.title,
         "key": task.key,
-        "backbone": subject.backbone or "",
         "settings": task.settings,
         "classes": task.datamodule.vocabulary.num_classes,  # type: ignore[attr-defined]
+        "published_images": "" if task.published is None else task.published,
         "limit": "" if task.limit is None else task.limit,
         "precision": str(arguments.get("precision") or "32-true"),
         **run_record(config),

@@ -66,7 +66,13 @@ def score_table(rows: Sequence[Mapping[str, str]], remarks: Sequence[str] = ()) 
         title="Scores in percent" + _partial(rows),
         columns=tuple(kept) or tuple(columns[:1]),
         rows=tuple(lines),
-        notes=(*remarks, *_meanings(shown), *(_sources() if "paper" in shown else ()), *provenance(rows)),
+        notes=(
+            *remarks,
+            *_shortfalls(rows),
+            *_meanings(shown),
+            *(_sources() if "paper" in shown else ()),
+            *provenance(rows),
+        ),
     )
 
 
@@ -94,7 +100,7 @@ def published_table(rows: Sequence[Mapping[str, str]]) -> ResultTable | None:
             *(Column(key=short, title=load_benchmark(short).paper_name, kind="percent", best="max") for short in known),
         ),
         rows=tuple(lines),
-        notes=(*_meanings(["miou_any"]), *_sources(), *provenance(rows)),
+        notes=(*_shortfalls(rows), *_meanings(["miou_any"]), *_sources(), *provenance(rows)),
     )
 
 
@@ -195,6 +201,16 @@ def _values(rows: Sequence[Mapping[str, str]], name: str) -> str:
 def _partial(rows: Sequence[Mapping[str, str]]) -> str:
     """Say in a title that not all images were looked at."""
     return ", first images only" if any(row["limit"] for row in rows) else ""
+
+
+def _shortfalls(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Say which benchmarks were not looked at as a whole."""
+    counts = [
+        f"{row['title']} {int(row['images']):,} of {int(row['published_images']):,}"
+        for row in rows
+        if row["published_images"] and row["images"] != row["published_images"]
+    ]
+    return (f"Images looked at, of those that the benchmark has: {', '.join(counts)}.",) if counts else ()
 
 
 def _meanings(keys: Sequence[str]) -> tuple[str, ...]:
