@@ -129,12 +129,7 @@ def data_of(config: Any) -> SegmentationDataModule:
 
     Returns:
         The datamodule.
-
-    Raises:
-        ValueError: If the recipe names none.
     """
-    if not config.get("data"):
-        raise ValueError("expected a recipe with a section data, got none")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
     found = parser.instantiate_classes(parser.parse_object({"data": config.data.as_dict()}))
