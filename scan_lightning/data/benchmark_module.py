@@ -139,7 +139,7 @@ class BenchmarkDataModule(SegmentationDataModule):
             return self.root
         raise DataLayoutError(
             f"{self.root}: expected the folder {usual} of {self.benchmark.title}, or that folder itself with "
-            f"{', '.join(sorted(tops))}; {what_is_there(self.root if self.root.is_dir() else candidates[0])}"
+            f"{', '.join(sorted(tops))}; {what_is_there(self.root)}"
         )
 
     def found_layout(self, split: str | None = None, *, with_labels: bool = True) -> FileLabels:

@@ -54,6 +54,7 @@ def raw_map(key: str, split: str, index: int, size: tuple[int, int] = SIZE) -> A
     if benchmark.folder == "VOCdevkit/VOC2010":  # half of the blocks belong to the 59 frequent classes
         frequent = [entry.raw for entry in load_benchmark("pascal_context_59").classes]
         blocks = np.where(rng.random(blocks.shape) < 0.5, rng.choice(frequent, blocks.shape), blocks).astype(np.uint16)
+    blocks[0, 0] = 255 if benchmark.folder == "coco" else 0  # ignored, or background
     return blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)[: size[0], : size[1]]
 
 

@@ -106,7 +106,7 @@ def test_metric_image_by_image_as_recorded(name: str) -> None:
 def test_hierarchy_file_has_the_released_table(name: str) -> None:
     facts = recorded()[0][name]
     content = json.loads((HIERARCHIES / f"{FILES[name]}.json").read_text("utf-8"))
-    assert set(content) == {"num_classes", "source", "parents"}
+    assert set(content) == {"num_classes", "source", "parents", "overwritten", "cleaned"}
     assert content["num_classes"] == facts["num_classes"]
     assert "SCAN" in content["source"]
     table = parents_of(name)
