@@ -11,7 +11,7 @@ PROG = "scan-lightning data"
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (data_list.main, "What is known, what is on disk, where to get the rest, licence and size."),
     "check": (data_check.main, "Look for missing, damaged and wrong files."),
-    "prepare": (data_prepare.main, "Convert labels once, so that they load faster; a second run does nothing."),
+    "prepare": (data_prepare.main, "Convert label files once, to the field's layout; a second run does nothing."),
     "hierarchy": (data_hierarchy.main, "Propose parents of classes for SG-IoU, from a list of words."),
 }
 """The commands below ``data``, with a line of help each."""

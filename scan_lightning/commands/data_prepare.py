@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
     parser = argparse.ArgumentParser(
         prog=PROG,
-        description="Convert label files once to the layout that the field's projects share, so that they load faster. "
-        "Files that are there are kept; a run that was broken off goes on where it was.",
+        description="Convert label files once to the layout that the field's projects share; A-847 loads much faster "
+        "then. Files that are there are kept, a run that was broken off goes on where it was.",
         allow_abbrev=False,
     )
     add = parser.add_argument

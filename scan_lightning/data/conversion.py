@@ -143,7 +143,7 @@ def encode_labels(labels: NDArray[np.int64], *, ignore_value: int, suffix: str) 
     Args:
         labels: int64 (H, W), as for `to_file_values`.
         ignore_value: What IGNORE_INDEX becomes.
-        suffix: ".png" or ".tif" (compressed by LZW).
+        suffix: ".png" or ".tif" (compressed without loss, by deflate).
 
     Returns:
         The file's content.
@@ -158,7 +158,7 @@ def encode_labels(labels: NDArray[np.int64], *, ignore_value: int, suffix: str) 
     if suffix == ".png":
         picture.save(content, "PNG")
     else:
-        picture.save(content, "TIFF", compression="tiff_lzw")
+        picture.save(content, "TIFF", compression="tiff_adobe_deflate")
     return content.getvalue()
 
 

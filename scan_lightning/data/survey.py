@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +175,12 @@ def _has_split(folder: Path, layout: FileLayout, split: str) -> bool:
 def _has_labels(folder: Path, layout: FileLayout, split: str) -> bool:
     """Tell whether there is at least one label file."""
     place = layout.label_folder(folder, split)
-    return place.is_dir() and next(place.rglob(f"*{layout.label_suffix}"), None) is not None
+    if not place.is_dir():
+        return False
+    with os.scandir(place) as entries:
+        if any(entry.name.endswith(layout.label_suffix) for entry in entries):
+            return True
+    return layout.nested and next(place.rglob(f"*{layout.label_suffix}"), None) is not None
 
 
 def _list_of(folder: Path, layout: FileLayout, split: str) -> Path | None:
