@@ -10,16 +10,22 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from scan_lightning.losses.mask_classification import LossConfig, MaskClassificationLoss, SeededPoints
 from scan_lightning.metrics import SegmentationMetrics
+from scan_lightning.models.checkpoints import complete_checkpoint, leave_out_clip
 from scan_lightning.models.contextual_shift import image_seed
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.pretrained import check_state, load_scan, save_scan
 from scan_lightning.models.scan import Scan, ScanConfig
+from scan_lightning.models.segmenter import SegmenterPart
 from scan_lightning.models.text import TextFeatures
 from scan_lightning.optim import OptimizerConfig, build_optimizer, parameter_groups
 from scan_lightning.types import Batch, Segmentation, Vocabulary
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""What the Trainer's precision may be: weights stay float32, as do matching, losses and the frequency transform."""
 
 
 class ScanModule(LightningModule):
@@ -39,6 +45,8 @@ class ScanModule(LightningModule):
         initial_weights: Folder of a trained network to start from, written by `save_scan`; its architecture must be
             the configured one.
         export_to: Folder to which the trained network is written at the end of fit, in float16.
+        gradient_checkpointing: Whether backbone and pixel decoder are computed twice, for less memory in training.
+        compiled: Parts of the segmenter that torch.compile translates at their first use.
 
     Attributes:
         network: The `Scan`.
@@ -57,6 +65,8 @@ class ScanModule(LightningModule):
         text_cache: Path | None = None,
         initial_weights: Path | None = None,
         export_to: Path | None = None,
+        gradient_checkpointing: bool = False,
+        compiled: tuple[SegmenterPart, ...] = (),
     ) -> None:
         super().__init__()
         self.network = Scan(config=network, text_cache=text_cache)
@@ -74,13 +84,24 @@ class ScanModule(LightningModule):
             self._keep_region_tower(state, "")
             check_state(self.network, state, str(initial_weights))
             self.network.load_state_dict(state)
+        if gradient_checkpointing:
+            self.network.segmenter.checkpoint_activations()
+        self.network.segmenter.compile_parts(compiled)
 
     def setup(self, stage: str) -> None:
         """Take the vocabularies and the hierarchy from the datamodule.
 
         Args:
             stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            ValueError: If the Trainer's precision is none of `PRECISIONS`.
         """
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision: expected one of {', '.join(PRECISIONS)}, since weights stay float32, got "
+                f"{self.trainer.precision}"
+            )
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._text = {}
         self.vocabulary = datamodule.vocabulary
@@ -141,9 +162,10 @@ class ScanModule(LightningModule):
                 f"images: {', '.join(batch.image_ids)}"
             )
         size = len(batch.image_ids)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        # Each process divides by the mean count of all, so that the mean over processes is the loss of them all.
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         final = {f"train/{name}": parts[name] for name in ("loss_ce", "loss_mask", "loss_dice")}
-        self.log_dict(final, batch_size=size)
+        self.log_dict(final, batch_size=size, sync_dist=True)
         return loss
 
     def _predict(self, batch: Batch) -> list[Tensor]:
@@ -221,18 +243,28 @@ class ScanModule(LightningModule):
         ]
 
     def configure_optimizers(self) -> Any:
-        """Make AdamW and WarmupPolyLR over the steps that the Trainer will take."""
+        """Make AdamW and WarmupPolyLR over the steps that the Trainer will take.
+
+        Raises:
+            ValueError: If the Trainer has no end.
+        """
         backbone = self.network.segmenter.model.pixel_level_module.encoder
         groups = parameter_groups(self.network, backbone, self.optimizer_config)
-        return build_optimizer(groups, int(self.trainer.estimated_stepping_batches), self.optimizer_config)
+        return build_optimizer(groups, self.trainer.estimated_stepping_batches, self.optimizer_config)
+
+    def on_fit_start(self) -> None:
+        """Keep DDP from sending buffers round: all are constants, and with uneven shards validation would wait."""
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.broadcast_buffers = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture, for whoever opens the file.
+        """Add the architecture, for whoever opens the file, and leave out the frozen CLIP.
 
         Args:
             checkpoint: What Lightning is about to write.
         """
         checkpoint["scan_architecture"] = asdict(self.network.config)
+        leave_out_clip(checkpoint, self.network)
 
     def _keep_region_tower(self, state: dict[str, Any], prefix: str) -> None:
         """Put the configured region tower in the place of a stored one, since it is the test's to choose."""
@@ -249,10 +281,11 @@ class ScanModule(LightningModule):
             checkpoint: What Lightning has read.
 
         Raises:
-            ValueError: If a tensor is missing, unknown or of another shape.
+            ValueError: If a tensor is missing, unknown or of another shape, or it was trained with another CLIP.
         """
-        self._keep_region_tower(checkpoint["state_dict"], "network.")
-        check_state(self, checkpoint["state_dict"], "checkpoint")
+        for state in complete_checkpoint(checkpoint, self.network):
+            self._keep_region_tower(state, "network.")
+            check_state(self, state, "checkpoint")
 
     def on_fit_end(self) -> None:
         """Write the trained network to ``export_to``, where that is set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def warmup_poly(step: int, total: int, config: OptimizerConfig) -> float:
     return float(warmup * max(0.0, 1 - step / max(total, 1)) ** config.power)
 
 
-def build_optimizer(groups: Iterable[dict[str, Any]], total_steps: int, config: OptimizerConfig) -> Any:
+def build_optimizer(groups: Iterable[dict[str, Any]], total_steps: float, config: OptimizerConfig) -> Any:
     """Make AdamW and its schedule in the form that Lightning takes.
 
     Args:
@@ -108,7 +109,15 @@ def build_optimizer(groups: Iterable[dict[str, Any]], total_steps: int, config: 
 
     Returns:
         A dictionary of optimizer and a scheduler that steps every optimizer step.
+
+    Raises:
+        ValueError: If the number of steps is infinite.
     """
+    if math.isinf(total_steps):
+        raise ValueError(
+            "max_steps, max_epochs: expected a limit in one of them, since the learning rate falls to zero at the end "
+            "of training, got none"
+        )
     optimizer: Optimizer = AdamW(list(groups), lr=config.learning_rate)
-    scheduler = LambdaLR(optimizer, lambda step: warmup_poly(step, total_steps, config))
+    scheduler = LambdaLR(optimizer, lambda step: warmup_poly(step, int(total_steps), config))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

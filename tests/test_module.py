@@ -177,6 +177,11 @@ def test_text_features_are_encoded_once_per_vocabulary(
     assert len(calls) == 51
 
 
+def test_fit_without_an_end_raises(make_module: Callable[..., ScanModule], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_steps, max_epochs: expected a limit in one of them"):
+        fit(make_module(), tmp_path, max_epochs=-1, max_steps=-1)
+
+
 def test_optimizer_covers_the_network(make_module: Callable[..., ScanModule], tmp_path: Path) -> None:
     module = make_module(optimizer=OptimizerConfig(learning_rate=1.0, backbone_multiplier=0.1, warmup_steps=0))
     fit(module, tmp_path, max_steps=1)

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from stripes import StripesModule, checkpoint_of, fit, states_equal, trainer
 from torch import Tensor
 
+from scan_lightning.models.clip import ClipConfig
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.pretrained import load_scan
 from scan_lightning.models.scan import Scan, ScanConfig
@@ -78,9 +79,11 @@ def test_checkpoint_stores_no_settings_and_no_hyperparameters(
     checkpoint = torch.load(checkpoint_of(module, tmp_path), weights_only=True)
     assert "hyper_parameters" not in checkpoint
     text = json.dumps({key: value for key, value in checkpoint.items() if key == "scan_architecture"})
-    assert not any(name in text for name in vars(InferenceSettings()))
+    assert not any(f'"{name}":' in text for name in vars(InferenceSettings()))
     assert json.loads(text)["scan_architecture"]["segmenter"]["num_queries"] == 5
-    assert set(checkpoint["state_dict"]) == set(module.state_dict())
+    learnt = {name for name in module.state_dict() if not name.startswith("network.clip.")}
+    assert set(checkpoint["state_dict"]) == learnt
+    assert len(learnt) < len(module.state_dict())
 
 
 def test_checkpoint_of_another_vocabulary_and_hierarchy_is_tested(
@@ -144,6 +147,50 @@ def test_checkpoint_is_tested_with_the_configured_region_tower(
     trainer(tmp_path).test(module, datamodule=StripesModule(size=2), ckpt_path=path, verbose=False)
     assert states_equal(module.network.clip.region_visual.state_dict(), expected)
     assert torch.equal(module.network.non_object_embedding, trained.network.non_object_embedding)
+
+
+def test_checkpoint_of_another_clip_is_refused(
+    make_module: Callable[..., ScanModule], scan_config: ScanConfig, other_clip_folder: Path, tmp_path: Path
+) -> None:
+    path = checkpoint_of(make_module(), tmp_path)
+    other = make_module(network={"clip": replace(scan_config.clip, model=str(other_clip_folder))})
+    with pytest.raises(ValueError, match=r"checkpoint: trained with a CLIP of hash [0-9a-f]{16}, ClipConfig.* has "):
+        trainer(tmp_path).test(other, datamodule=StripesModule(), ckpt_path=path, verbose=False)
+
+
+@pytest.mark.parametrize("command", ["test", "fit"])
+def test_checkpoint_that_holds_its_clip_is_loaded(
+    make_module: Callable[..., ScanModule],
+    scan_config: ScanConfig,
+    other_clip_folder: Path,
+    tmp_path: Path,
+    command: str,
+) -> None:
+    """As all did once; its CLIP counts, not the configured one."""
+    trained = make_module(network={"clip": replace(scan_config.clip, model=str(other_clip_folder))})
+    path = checkpoint_of(trained, tmp_path)
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["scan_clip_hash"]
+    checkpoint["state_dict"] = trained.state_dict()
+    torch.save(checkpoint, path)
+    module = make_module(init_seed=4)
+    if command == "test":
+        trainer(tmp_path).test(module, datamodule=StripesModule(size=2), ckpt_path=path, verbose=False)
+        assert states_equal(module.state_dict(), trained.state_dict())
+    else:
+        fit(module, tmp_path, ckpt=path, max_steps=2)
+        assert states_equal(module.network.clip.state_dict(), trained.network.clip.state_dict())
+
+
+def test_clip_that_cannot_be_loaded_again_stays_in_the_checkpoint(
+    make_module: Callable[..., ScanModule], tmp_path: Path
+) -> None:
+    module = make_module()
+    config = replace(module.network.config, clip=ClipConfig(model="ViT-B-16"))
+    module.network.config = config  # as if its towers were those of an architecture without weights
+    checkpoint = torch.load(checkpoint_of(module, tmp_path), weights_only=True)
+    assert set(checkpoint["state_dict"]) == set(module.state_dict())
+    assert "scan_clip_hash" not in checkpoint
 
 
 def test_export_and_initial_weights_round_trip(make_module: Callable[..., ScanModule], tmp_path: Path) -> None:

@@ -121,6 +121,12 @@ def test_build_optimizer_steps_the_schedule_on_every_group() -> None:
     assert rates == [pytest.approx([2 * factor, 2 * factor, factor, factor]) for factor in factors]
 
 
+def test_build_optimizer_for_ever_raises() -> None:
+    toy, config = Toy(), OptimizerConfig()
+    with pytest.raises(ValueError, match="max_steps, max_epochs: expected a limit in one of them"):
+        build_optimizer(parameter_groups(toy, toy.backbone, config), float("inf"), config)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

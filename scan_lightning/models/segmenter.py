@@ -8,20 +8,24 @@ from scratch starts as in Mask2Former's own code, and the unused final norm of S
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
 
 from scan_lightning.models.preprocessing import normalize_and_pad
 from scan_lightning.models.segmenter_weights import load_published
 from scan_lightning.types import SegmenterOutput
 
+SegmenterPart = Literal["backbone", "pixel_decoder"]
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+NORM_GROUPS = 32  # of the pixel decoder's GroupNorm layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,7 @@ class MaskSegmenter(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
+        self._checkpointing = False
         self.model = Mask2FormerModel(config.to_transformers())
         self.embedding_head = nn.Sequential(
             nn.Linear(config.hidden_dim, config.embedding_hidden),
@@ -134,6 +139,30 @@ class MaskSegmenter(nn.Module):
         self.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def checkpoint_activations(self) -> None:
+        """Keep less for the backward pass: Swin's blocks and the pixel decoder are computed again in it."""
+        backbone: Any = self.model.pixel_level_module.encoder
+        backbone.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for stage in backbone.swin.encoder.layers:
+            stage.gradient_checkpointing = False  # its blocks are enough; with both they would run three times
+        self._checkpointing = True
+
+    def compile_parts(self, parts: Sequence[SegmenterPart]) -> None:
+        """Have torch.compile translate parts at their first use; names of parameters stay what they are.
+
+        Args:
+            parts: "backbone", "pixel_decoder".
+
+        Raises:
+            ValueError: If a part is unknown or given twice.
+        """
+        level: Any = self.model.pixel_level_module
+        known = {"backbone": level.encoder, "pixel_decoder": level.decoder}
+        if set(parts) - set(known) or len(set(parts)) != len(parts):
+            raise ValueError(f"compiled: expected distinct parts out of {', '.join(known)}, got {list(parts)}")
+        for part in parts:
+            known[part].compile()
 
     def preprocess(self, images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """Normalise by ImageNet's statistics and pad to a multiple of 32.
@@ -155,11 +184,18 @@ class MaskSegmenter(nn.Module):
 
         Returns:
             L + 1 proposal embeddings (B, Q, D) and mask logits (B, Q, H / 4, W / 4).
+
+        Raises:
+            ValueError: If the pixel decoder's coarsest map has a single value per group of its norm.
         """
         level: Any = self.model.pixel_level_module
-        features = level.encoder(pixels).feature_maps
+        features = [feature.float() for feature in level.encoder(pixels).feature_maps]
+        self._check_groups(features[-1])
         with torch.autocast(pixels.device.type, enabled=False):
-            decoded = level.decoder([feature.float() for feature in features])
+            if self._checkpointing and self.training:
+                decoded = checkpoint(level.decoder, features, use_reentrant=False)
+            else:
+                decoded = level.decoder(features)
         output = self.model.transformer_module(
             multi_scale_features=decoded.multi_scale_features,
             mask_features=decoded.mask_features,
@@ -168,11 +204,20 @@ class MaskSegmenter(nn.Module):
         embeddings = [self.embedding_head(state.transpose(0, 1)) for state in output.intermediate_hidden_states]
         return SegmenterOutput(proposal_embeddings=embeddings, mask_logits=list(output.masks_queries_logits))
 
+    def _check_groups(self, coarsest: Tensor) -> None:
+        """Raise ValueError where GroupNorm would refuse the coarsest map with an unclear message."""
+        batch, _, height, width = coarsest.shape
+        if batch * height * width * (self.config.conv_dim // NORM_GROUPS) == 1:
+            raise ValueError(
+                f"image size: with conv_dim {self.config.conv_dim} a single image of one cell of stride 32 leaves one "
+                f"value per norm group; expected a side above 32 pixels, or conv_dim {2 * NORM_GROUPS} or more"
+            )
+
 
 def _check(config: SegmenterConfig) -> None:
     """Raise ValueError where the library would fail later with an unclear message."""
-    if config.conv_dim % 32:
-        raise ValueError(f"conv_dim: expected a multiple of 32 (GroupNorm), got {config.conv_dim}")
+    if config.conv_dim % NORM_GROUPS:
+        raise ValueError(f"conv_dim: expected a multiple of {NORM_GROUPS} (GroupNorm), got {config.conv_dim}")
     if config.hidden_dim % config.heads or config.conv_dim % config.heads:
         raise ValueError(f"heads: {config.heads} must divide {config.hidden_dim=} and {config.conv_dim=}")
     if not len(config.depths) == len(config.num_heads) == 4:

@@ -45,6 +45,16 @@ def test_forward_shapes_of_every_head(segmenter: MaskSegmenter, height: int, wid
     assert all(x.dtype == torch.float32 for x in (*output.proposal_embeddings, *output.mask_logits))
 
 
+def test_one_cell_in_groups_of_one_channel_is_named(
+    segmenter: MaskSegmenter, segmenter_config: SegmenterConfig
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"image size: with conv_dim 32 a single image of one cell .*conv_dim 64 or more"
+    ):
+        segmenter(pixels(1, 32, 32))
+    assert build(replace(segmenter_config, conv_dim=64))(pixels(1, 32, 32)).mask_logits[-1].shape == (1, 5, 8, 8)
+
+
 def test_forward_embeddings_are_the_head_on_the_normalised_queries(segmenter: MaskSegmenter) -> None:
     module: Any = segmenter.model.transformer_module
     with torch.no_grad():
