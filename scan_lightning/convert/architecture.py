@@ -159,9 +159,10 @@ def _heads(state: Mapping[str, Tensor]) -> Section:
 def _integration(state: Mapping[str, Tensor]) -> Section:
     """Say what SIM reads of a CLIP of this depth, and how texts are made, as the released configurations do."""
     depth = _count(state, "clip_adapter.original_clip.transformer.resblocks")
+    layers = sorted({depth // 2, 3 * depth // 4, depth})
     return {
-        "SELECT_ORI_CLIP_ID": [depth // 2, 3 * depth // 4, depth],
-        "FREQUENCY_SIGMA": [9, 7, 3],
+        "SELECT_ORI_CLIP_ID": layers,
+        "FREQUENCY_SIGMA": [9, 7, 3][-len(layers) :],
         "CLIP_ADAPTER": {"TEXT_TEMPLATES": "vild", "REPLACE_LAYER": [1, 3, 5, 7, 9] if depth >= 24 else [1, 3, 5]},
     }
 

@@ -83,7 +83,7 @@ def mask2former_to_folder(source: TensorFile, folder: Path, *, output: Path, con
         rewritten,
         unused=[*(name for name in kept if not is_derived(name)), *source.others],
         kept=list(kept),
-        missing=[name.removeprefix(_OURS) for name in missing],
+        missing=list(_released({name.removeprefix(_OURS): torch.empty(0) for name in missing})),
         assumptions=_renamed_note(source.tensors),
     )
     if missing:

@@ -111,8 +111,8 @@ def archive_root(archive: zipfile.ZipFile) -> str | None:
     Returns:
         The name that all entries start with; None for another kind of file.
     """
-    roots = [name.removesuffix("/constants.pkl") for name in archive.namelist() if name.count("/") == 1]
-    roots = [root for root in roots if "/" not in root and f"{root}/data.pkl" in archive.namelist()]
+    ending = "/constants.pkl"
+    roots = [name[: -len(ending)] for name in archive.namelist() if name.endswith(ending) and name.count("/") == 1]
     return roots[0] if roots else None
 
 
