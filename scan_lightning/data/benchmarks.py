@@ -76,7 +76,7 @@ class Benchmark:
         eval_split: The split to test on.
         published_at: Where to get it.
         licence: Its terms in short, as the publishers state them.
-        download_gigabytes: Size of the download, None where unknown.
+        download_gigabytes: Size of the published archives, rounded; None where unknown.
         classes: The classes, in the order of the labels.
         raw_ignored: Values in published label files that are ignored.
         raw_other: What any other value up to ``raw_max`` is: "ignored", "refused", or the label it has.
