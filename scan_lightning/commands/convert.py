@@ -76,8 +76,12 @@ def _tell(report: Conversion, path: Path | None) -> None:
     table.add_row("from", Text(report.source))
     table.add_row("to", Text(report.output))
     table.add_row("types", ", ".join(f"{count} {dtype}" for dtype, count in report.dtypes.items()))
-    for title, names in (("missing", report.missing), ("unused", report.unused), ("kept beside", report.kept)):
-        table.add_row(f"{title} ({len(names)})", Text(_some(names)))
+    for title, names, limit in (
+        ("missing", report.missing, SHOWN_NAMES),
+        ("unused", report.unused, SHOWN_NAMES),
+        ("kept beside", report.kept, 3),
+    ):
+        table.add_row(f"{title} ({len(names)})", Text(_some(names, limit)))
     for sentence in report.assumptions:
         table.add_row("assumed", Text(sentence))
     console.print(table)
@@ -86,10 +90,10 @@ def _tell(report: Conversion, path: Path | None) -> None:
         path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], limit: int) -> str:
     """List the first names."""
-    rest = len(names) - SHOWN_NAMES
-    return "\n".join([*names[:SHOWN_NAMES], *([f"and {rest} more (--report has all)"] if rest > 0 else [])]) or "none"
+    rest = len(names) - limit
+    return "\n".join([*names[:limit], *([f"and {rest} more (--report has all)"] if rest > 0 else [])]) or "none"
 
 
 def _next_step(report: Conversion, output: Path) -> str:
