@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -38,9 +37,9 @@ def default_workers() -> int:
 def worker_pool(workers: int) -> Iterator[ParallelMap]:
     """Start processes to spread work over, which end with the block.
 
-    An exception of the function ends the iteration; work that has not begun is dropped. The processes start here and
-    not at the first use, so that threads of a progress display that opens later are not copied into them. They also end
-    when this process is killed.
+    An exception of the function ends the iteration, when work that has begun is done; the rest is dropped. The
+    processes start here and not at the first use, so that threads of a progress display that opens later are not
+    copied into them. They also end when this process is killed.
 
     Args:
         workers: Number of processes; 0 and 1 work in this process.
@@ -65,14 +64,34 @@ def worker_pool(workers: int) -> Iterator[ParallelMap]:
             todo = list(items)
             chunk = max(1, min(CHUNK, len(todo) // workers))
             # a window of chunks at a time keeps the queue short: 118,287 waiting tasks would take seconds to drop
-            for start in range(0, len(todo), window := chunk * workers * 8):
-                yield from executor.map(function, itertools.islice(todo, start, start + window), chunksize=chunk)
+            window = chunk * workers * 8
+            for start in range(0, len(todo), window):
+                yield from _in_chunks(executor, function, todo[start : start + window], chunk)
 
         yield spread
     except BrokenProcessPool as error:
         raise RuntimeError("a worker process was killed, perhaps for want of memory: use fewer --workers") from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _in_chunks(
+    executor: Executor, function: Callable[[Item], Result], items: Sequence[Item], chunk: int
+) -> Iterator[Result]:
+    """Work on items, several per task; on a failure drop what has not begun and wait for what has."""
+    tasks = [executor.submit(_each, function, items[start : start + chunk]) for start in range(0, len(items), chunk)]
+    try:
+        for task in tasks:
+            yield from task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        wait(tasks)
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Apply a function to each item."""
+    return [function(item) for item in items]
 
 
 def _end_with_parent() -> None:

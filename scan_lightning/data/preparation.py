@@ -163,7 +163,7 @@ def prepare(
                 write_marker(preparation.folder, preparation.marker)
                 (preparation.folder / STARTED_NAME).unlink(missing_ok=True)
     except OSError as error:
-        raise PreparationError(_explain(error, preparation, written)) from error
+        raise PreparationError(_explain(error, preparation)) from error
     return PreparationReport(written=written, compared=compared, problems=tuple(problems))
 
 
@@ -185,7 +185,7 @@ def _jobs(module: BenchmarkDataModule, split: str, pairs: Sequence[ImagePair]) -
     return jobs
 
 
-def _present(jobs: list[Job]) -> set[Path]:
+def _present(jobs: Sequence[Job]) -> set[Path]:
     """Give the label files that are there, together with their images; each folder is listed once."""
     targets = {path for job in jobs for path in (job.label, job.image) if path is not None}
     there = {
@@ -244,12 +244,13 @@ def _check_note(note: PreparedMarker, expected: PreparedMarker, folder: Path) ->
             )
 
 
-def _explain(error: OSError, preparation: Preparation, written: int) -> str:
+def _explain(error: OSError, preparation: Preparation) -> str:
     """Say what kept files from being written, and how far it came."""
     reason = error.strerror or str(error)
     place = error.filename or preparation.folder
     total = preparation.there + len(preparation.jobs)
-    progress = f"{preparation.there + written} of {total} label files are there, each whole"
+    there = preparation.there + len(_present(preparation.jobs))  # other processes may have made more than they told
+    progress = f"{there} of {total} label files are there, each whole"
     if error.errno in _FULL:
         return f"{preparation.folder}: the disk is full ({reason}); {progress}: make room and run the command again"
     if error.errno in _CLOSED:

@@ -40,6 +40,20 @@ def test_worker_pool_failure_ends_the_iteration(workers: int) -> None:
             list(results)
 
 
+def test_worker_pool_failure_waits_for_what_has_begun(tmp_path: Path) -> None:
+    with worker_pool(2) as spread:
+        with pytest.raises(FileExistsError):
+            list(spread(fail_or_write_late, [tmp_path, tmp_path / "late"]))
+        assert (tmp_path / "late").exists()
+
+
+def fail_or_write_late(path: Path) -> None:
+    """Make a folder, after a while; fail where there is one."""
+    if not path.exists():
+        time.sleep(0.5)
+    path.mkdir()
+
+
 def test_worker_pool_uses_processes() -> None:
     with worker_pool(2) as spread:
         assert os.getpid() not in set(spread(pid, range(64)))

@@ -1,6 +1,7 @@
 """Prepared files hold exactly the published labels, appear whole or not at all, and are made once."""
 
 import errno
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -187,6 +188,19 @@ def test_prepare_disk_full_leaves_whole_files_and_goes_on_later(
     assert prepare(again).written == 3
     assert {path: path.stat().st_mtime_ns for path in whole} == before
     assert assert_same_labels("coco_stuff_171", tmp_path, "val2017") == 5
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="other processes do not see the full disk")
+def test_prepare_disk_full_in_processes_counts_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_original("coco_stuff_171", tmp_path, count=8)
+    ready = plan("coco_stuff_171", tmp_path)
+    monkeypatch.setattr(os, "fsync", Full(2))  # in each process
+    with worker_pool(2) as spread, pytest.raises(PreparationError) as caught:
+        prepare(ready, spread)
+    whole = len(list(ready.folder.glob("*.png")))
+    assert whole >= 2
+    assert f"{whole} of 8 label files are there" in str(caught.value)
+    assert not leftovers(tmp_path)
 
 
 def test_prepare_disk_full_between_image_and_label_makes_both_again(
