@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
+from scan_lightning.data.base import RawSample
+from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark, load_benchmark
+from scan_lightning.data.registry import DATAMODULES
+from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
 from scan_lightning.types import IGNORE_INDEX
 
 SIZE = (32, 48)
@@ -132,6 +136,29 @@ def write_converted(
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(numbers[labels_of(files_of.key, split, index, size)]).save(path)
     return folder
+
+
+def open_module(key: str, root: Path, **options: Any) -> BenchmarkDataModule:
+    """A benchmark's DataModule that leaves images as they are, but for a crop of 32 pixels in training."""
+    transform = TrainingTransform(shortest_sides=(32,), crop_size=32, flip=False, colour_jitter=False)
+    plain = {"train_transform": transform, "eval_transform": EvaluationTransform(min_size=None), "batch_size": 1}
+    return DATAMODULES[key](root=root, **{**plain, **options})
+
+
+def read_split(data: BenchmarkDataModule, split: str) -> list[RawSample]:
+    """All samples of a split."""
+    source = data.source(split)
+    return [source[index] for index in range(len(source))]
+
+
+def check_split(data: BenchmarkDataModule, split: str, size: tuple[int, int] = SIZE) -> None:
+    """Fail unless every image of a split has its name and every label is that of the published rule."""
+    samples = read_split(data, split)
+    stems = [sample.image_id.removesuffix("_leftImg8bit") for sample in samples]
+    assert stems == names_of(data.key, split, len(samples))
+    for index, sample in enumerate(samples):
+        assert sample.image.shape == (*size, 3)
+        assert np.array_equal(sample.label_map, labels_of(data.key, split, index, size))  # type: ignore[arg-type]
 
 
 def converted_path(key: str, folder: Path, split: str, index: int, name: str) -> Path:
