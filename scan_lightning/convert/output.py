@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -120,14 +119,3 @@ def _own(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.clone()
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, links resolved.
-
-    Args:
-        source: The file.
-        target: Its copy.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source.resolve(), target)

@@ -196,7 +196,7 @@ def scan_to_folder(
         raise IncompleteCheckpointError(report)
     ours |= unused_tensors(expected, ours)
     check_state(network, ours, str(source.path))
-    _write(folder, found, ours, source.path.name)
+    _write(folder, found, ours, _origin(source))
     save_tensors(kept, folder / RELEASED_NAME)
     return report
 
@@ -233,7 +233,20 @@ def released_state(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return to_released(state)[0]
 
 
-def _write(folder: Path, found: Description, ours: Mapping[str, Tensor], source: str) -> None:
+def _origin(source: TensorFile) -> dict[str, str]:
+    """Say where the weights come from; a checkpoint that was written here says it itself."""
+    stored = source.plain.get(ENTRY)
+    if isinstance(stored, Mapping):
+        origin = stored.get("origin")
+        return {str(name): str(value) for name, value in origin.items()} if isinstance(origin, Mapping) else {}
+    return {
+        "format": RELEASED_FORMAT,
+        "file": source.path.name,
+        "converted_by": f"scan-lightning {version('scan-lightning')}",
+    }
+
+
+def _write(folder: Path, found: Description, ours: Mapping[str, Tensor], origin: Mapping[str, str]) -> None:
     """Write CLIP's folders, weights and configuration."""
     whole = {name[len(CLIP) :]: value for name, value in ours.items() if name.startswith(CLIP)}
     tuned = {name[len(SHIFTED) :]: value for name, value in ours.items() if name.startswith(SHIFTED)}
@@ -247,11 +260,7 @@ def _write(folder: Path, found: Description, ours: Mapping[str, Tensor], source:
         {"model": "./clip", "weights": None, "shifted_weights": "./shifted_clip" if tuned else None},
         tensor_hash({name.removeprefix("clip."): v for name, v in ours.items() if name.startswith("clip.")}),
         settings=found.settings,
-        origin={
-            "format": RELEASED_FORMAT,
-            "file": source,
-            "converted_by": f"scan-lightning {version('scan-lightning')}",
-        },
+        origin=origin,
     )
     learnt = {name: value.contiguous() for name, value in ours.items() if not name.startswith("clip.")}
     write_scan(folder, learnt, record)

@@ -79,6 +79,7 @@ def scan_to_file(source: Path, path: Path, *, output: Path) -> Conversion:
         "clip": clip.architecture,
         "preprocess": dict(clip.preprocess),
         "inference": asdict(recommended_settings(source)),
+        "origin": record.get("origin", {}),
     }
     plain = json.loads(json.dumps(description))
     save_checkpoint("model", {**released, **kept}, path, **{ENTRY: plain})

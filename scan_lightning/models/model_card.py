@@ -18,6 +18,7 @@ NON_COMMERCIAL = "cc-by-nc-4.0"
 """Licence of the released SCAN, which holds for weights converted from it."""
 RELEASED_FORMAT = "released SCAN checkpoint"
 """What the origin of such weights has as its format."""
+_RELEASED_DATA = "COCO-Stuff, train2017, 171 classes, as the paper says; CLIP as its authors say."
 _SCORES = ("miou", "sg_iou", "open_miou", "fwiou", "mean_accuracy", "pixel_accuracy", "zero_share")
 """How columns of scores start in a results file; all are fractions."""
 _VERSIONS = ("python", "torch", "lightning", "transformers", "open_clip_torch", "scan_lightning")
@@ -91,7 +92,7 @@ def build_card(scan: Scan, facts: CardFacts, data: ModelCardData) -> ModelCard:
         "## Record",
         _list({**_record(rows), **{name: str(value) for name, value in facts.record.items()}}) or "None was given.",
         "## Training data",
-        facts.data or "Not stated by who made this card.",
+        facts.data or (_RELEASED_DATA if _is_released(scan) else "Not stated by who made this card."),
         "## Licence",
         _licence(scan, licence),
         "## Limits",

@@ -253,6 +253,7 @@ def test_card_of_released_weights_is_non_commercial(own: Scan) -> None:
     card = own.generate_model_card()
     assert card.data.license == "cc-by-nc-4.0"
     assert "converted from those that SCAN's authors released" in card.content
+    assert "COCO-Stuff, train2017" in card.content
 
 
 @pytest.mark.parametrize(
