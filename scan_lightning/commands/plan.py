@@ -88,6 +88,7 @@ def _plan(config: Any) -> None:
         side=side,
         words=sum(map(len, data.training_vocabulary.synonyms)),
         autocast=AUTOCAST[precision],
+        checkpointing=bool(config.model.init_args.get("gradient_checkpointing")),
     )
     console = Console()
     for title, table in (

@@ -97,9 +97,10 @@ def compute_lines(footprint: Footprint, schedule: Schedule, queries: int) -> lis
     step = footprint.training_flops * schedule.effective_batch
     training = "" if schedule.steps is None else f", {readable_flop(step * schedule.steps)} in all"
     regions = readable_flop(queries * footprint.flops[WHOLE_IMAGE])
+    again = f", {' and '.join(footprint.recomputed)} run once more" if footprint.recomputed else ""
     return [
         f"step: {readable_flop(step)}{training}; the backward pass counts as two forward passes, that of the "
-        f"{', '.join(FROZEN_STAGES)} as none",
+        f"{', '.join(FROZEN_STAGES)} as none{again}",
         f"test: CLIP of up to {queries} regions adds up to {regions} per image",
         "Operations are those of matrix products, convolutions and attention. Activations are what autograd keeps of "
         "the network's forward pass; the loss, temporary tensors and the libraries' own memory come on top.",

@@ -26,6 +26,8 @@ ADAM_STATES = 2
 WHOLE_IMAGE = "CLIP of the whole image"
 FROZEN_STAGES = (WHOLE_IMAGE,)
 """Stages that are not differentiated in training."""
+CHECKPOINTED_STAGES = ("backbone", "pixel decoder")
+"""Stages that gradient checkpointing computes a second time."""
 _SEGMENTER = {
     "backbone": "model.pixel_level_module.encoder",
     "pixel decoder": "model.pixel_level_module.decoder",
@@ -60,11 +62,13 @@ class Footprint:
             are two. Matrix products, convolutions and attention are counted; norms, sampling and Fourier transforms
             are not.
         activation_bytes: What the forward pass of the batch keeps for the backward pass, without the loss.
+        recomputed: Stages whose forward pass runs again in the backward pass.
     """
 
     parts: tuple[PartSize, ...]
     flops: Mapping[str, int]
     activation_bytes: int
+    recomputed: tuple[str, ...] = ()
 
     @property
     def trainable(self) -> int:
@@ -79,7 +83,8 @@ class Footprint:
     @property
     def training_flops(self) -> int:
         """Operations of a training step for one image: the backward pass takes twice the forward pass's."""
-        return sum((1 if stage in FROZEN_STAGES else 3) * count for stage, count in self.flops.items())
+        passes = {stage: 1 if stage in FROZEN_STAGES else 3 + (stage in self.recomputed) for stage in self.flops}
+        return sum(passes[stage] * count for stage, count in self.flops.items())
 
     @property
     def memory(self) -> dict[str, int]:
@@ -94,7 +99,13 @@ class Footprint:
 
 
 def measure_footprint(
-    config: ScanConfig, *, batch: int, side: int, words: int, autocast: torch.dtype | None = None
+    config: ScanConfig,
+    *,
+    batch: int,
+    side: int,
+    words: int,
+    autocast: torch.dtype | None = None,
+    checkpointing: bool = False,
 ) -> Footprint:
     """Measure what training a network takes.
 
@@ -104,6 +115,7 @@ def measure_footprint(
         side: Side of the square training crop in pixels.
         words: Number of texts that CLIP encodes for the training vocabulary.
         autocast: Precision of mixed-precision training; None is float32.
+        checkpointing: Whether backbone and pixel decoder keep less and are computed twice.
 
     Returns:
         Parameters, operations and memory.
@@ -113,6 +125,8 @@ def measure_footprint(
     """
     scan = build_hollow(config)
     parts = count_parts(scan)
+    if checkpointing:
+        scan.segmenter.checkpoint_activations()
     with FakeTensorMode(allow_non_fake_inputs=True), _without_fast_path():
         scan.to_empty(device="cpu").train()
         scan.segmenter.model.pixel_level_module.decoder.eval()  # it looks for infinite values when it is trained
@@ -122,7 +136,12 @@ def measure_footprint(
         with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None), kept:
             flops = _run_stages(scan, images, text)
     per_image = {stage: count // batch for stage, count in flops.items()}
-    return Footprint(parts=parts, flops=per_image, activation_bytes=kept.bytes)
+    return Footprint(
+        parts=parts,
+        flops=per_image,
+        activation_bytes=kept.bytes,
+        recomputed=CHECKPOINTED_STAGES if checkpointing else (),
+    )
 
 
 def build_hollow(config: ScanConfig) -> Scan:

@@ -69,10 +69,14 @@ def test_plan_needs_neither_weights_nor_data(tmp_path: Path, capsys: pytest.Capt
     assert "images as published: nothing was found below nowhere" in output
 
 
-def test_plan_overlay_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "-c", str(QUICKSTART), "-c", str(EXPERIMENTS / "train" / "without_sim.yaml")]) == 0
+def test_plan_overlay_and_options_are_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = EXPERIMENTS / "train" / "without_sim.yaml"
+    assert (
+        main(["plan", "-c", str(QUICKSTART), "-c", str(overlay), "--model.init_args.gradient_checkpointing=true"]) == 0
+    )
     output = capsys.readouterr().out
     assert numbers(output, "SIM") == ["0.00 MFLOP", "0.0"]  # a stage, and no part
+    assert "as none, backbone and pixel decoder run once more" in output
 
 
 @pytest.mark.parametrize(

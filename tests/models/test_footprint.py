@@ -88,10 +88,21 @@ def test_flops_of_a_training_step_are_near_the_real_ones(footprint: Footprint, m
     assert footprint.training_flops == 3 * forward - 2 * footprint.flops[WHOLE_IMAGE]
 
 
+def test_checkpointing_runs_two_stages_again(footprint: Footprint, scan_config: ScanConfig) -> None:
+    again = measure_footprint(scan_config, batch=2, side=SIDE, words=WORDS, checkpointing=True)
+    assert again.flops == footprint.flops
+    more = footprint.flops["backbone"] + footprint.flops["pixel decoder"]
+    assert again.training_flops == footprint.training_flops + more
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_autograd_keeps_of_the_real_network(
-    footprint: Footprint, make_scan: Callable[..., Scan]
+    scan_config: ScanConfig, make_scan: Callable[..., Scan], checkpointing: bool
 ) -> None:
+    footprint = measure_footprint(scan_config, batch=2, side=SIDE, words=WORDS, checkpointing=checkpointing)
     scan = make_scan()
+    if checkpointing:
+        scan.segmenter.checkpoint_activations()
     own = {tensor.data_ptr() for tensor in [*scan.parameters(), *scan.buffers()]}
     kept: dict[int, Tensor] = {}
 
@@ -104,7 +115,7 @@ def test_activations_are_what_autograd_keeps_of_the_real_network(
     assert held
     real = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
     assert footprint.activation_bytes == pytest.approx(real, rel=0.02)
-    assert real > 1e6
+    assert real > (5e5 if checkpointing else 2e6)
 
 
 def test_memory_by_what_it_holds(footprint: Footprint) -> None:
