@@ -197,6 +197,7 @@ def write_coco(root: Path) -> None:
 FULL_SIZE = """
 trainer:
   max_steps: 1
+  log_every_n_steps: 1
   accumulate_grad_batches: 1
   enable_progress_bar: false
   logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: outputs}}
@@ -208,6 +209,7 @@ model:
     network:
       clip: {weights: null}
       segmenter: {weights: null}
+      template_set: single
     text_cache: null
     export_to: null
 data:
@@ -217,7 +219,7 @@ data:
 
 @pytest.mark.slow
 def test_full_size_step_of_vit_b16_on_a_miniature_of_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recipe as it is, but for random weights, one image per step and one step; about 8 GiB."""
+    """The recipe as it is, but for random weights, one step of one image, and one prompt per word instead of 14."""
     write_coco(tmp_path / "data")
     (tmp_path / "full.yaml").write_text(FULL_SIZE, "utf-8")
     files = [recipe("vit_b16"), EXPERIMENTS / "trainer" / "cpu.yaml", Path("full.yaml")]
@@ -234,7 +236,7 @@ def test_full_size_step_of_vit_b16_on_a_miniature_of_coco(tmp_path: Path, capsys
     with capsys.disabled():
         print(*said, f"peak of the whole process: {peak:.2f} GiB", sep="\n")
     assert said[0] == "plan: 135.6 M trainable and 149.6 M frozen parameters"
-    assert said[1] == "plan: effective batch 1 = 1 images x 1 process x 1 accumulated pass"
+    assert said[1] == "plan: effective batch 1 = 1 image x 1 process x 1 accumulated pass"
     assert said[-1].startswith("done: 1 step in ")
     (log,) = (tmp_path / "outputs").rglob("metrics.csv")
     rows = log.read_text("utf-8").splitlines()

@@ -90,15 +90,22 @@ class Schedule:
             310 steps, 9.7 epochs of 1,000 images (32 steps each)
         """
         batch = (
-            f"effective batch {self.effective_batch:,} = {self.batch} images x {self.processes} "
-            f"process{'' if self.processes == 1 else 'es'} x {self.accumulation} accumulated "
-            f"pass{'' if self.accumulation == 1 else 'es'}"
+            f"effective batch {self.effective_batch:,} = {_count(self.batch, 'image')} x "
+            f"{_count(self.processes, 'process', 'es')} x {_count(self.accumulation, 'accumulated pass', 'es')}"
         )
-        steps = "no bound of steps" if self.steps is None else f"{self.steps:,} steps"
+        steps = "no bound of steps" if self.steps is None else _count(self.steps, "step")
         if self.images is None:
             return [batch, f"{steps}, images of an epoch not counted"]
         epochs = "" if self.epochs is None else f"{self.epochs:.1f} "
-        return [batch, f"{steps}, {epochs}epochs of {self.images:,} images ({self.steps_per_epoch:,} steps each)"]
+        return [
+            batch,
+            f"{steps}, {epochs}epochs of {_count(self.images, 'image')} ({_count(self.steps_per_epoch or 0, 'step')} each)",
+        ]
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    """Write a number of things."""
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 class PlanCallback(Callback):
@@ -138,7 +145,7 @@ class PlanCallback(Callback):
         seconds = time.monotonic() - self._began
         if steps:
             rank_zero_info(
-                f"done: {steps:,} step{'' if steps == 1 else 's'} in {seconds:,.1f} s, {seconds / steps:.2f} s each; "
+                f"done: {_count(steps, 'step')} in {seconds:,.1f} s, {seconds / steps:.2f} s each; "
                 f"peak memory of a process {peak_memory(pl_module.device) / 2**30:.2f} GiB"
             )
 
