@@ -111,7 +111,8 @@ def save_checkpoint(container: str, tensors: Mapping[str, Tensor], path: Path, *
         plain: Other entries, plain values.
     """
     own = {name: _own(tensor) for name, tensor in tensors.items()}
-    torch.save({container: own, **plain} if container else own, path)
+    with path.open("wb") as file:  # a name would have to suit the library, which puts it into the archive
+        torch.save({container: own, **plain} if container else own, file)
 
 
 def _own(tensor: Tensor) -> Tensor:
