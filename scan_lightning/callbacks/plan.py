@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sized
@@ -97,10 +96,8 @@ class Schedule:
         if self.images is None:
             return [batch, f"{steps}, images of an epoch not counted"]
         epochs = "" if self.epochs is None else f"{self.epochs:.1f} "
-        return [
-            batch,
-            f"{steps}, {epochs}epochs of {_count(self.images, 'image')} ({_count(self.steps_per_epoch or 0, 'step')} each)",
-        ]
+        each = _count(self.steps_per_epoch or 0, "step")
+        return [batch, f"{steps}, {epochs}epochs of {_count(self.images, 'image')} ({each} each)"]
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
@@ -144,23 +141,26 @@ class PlanCallback(Callback):
         steps = trainer.global_step - self._first_step
         seconds = time.monotonic() - self._began
         if steps:
-            rank_zero_info(
-                f"done: {_count(steps, 'step')} in {seconds:,.1f} s, {seconds / steps:.2f} s each; "
-                f"peak memory of a process {peak_memory(pl_module.device) / 2**30:.2f} GiB"
-            )
+            peak = peak_memory(pl_module.device)
+            memory = "" if peak is None else f"; peak memory of a process {peak / 2**30:.2f} GiB"
+            rank_zero_info(f"done: {_count(steps, 'step')} in {seconds:,.1f} s, {seconds / steps:.2f} s each{memory}")
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int | None:
     """Tell the most memory that this process has held.
 
     Args:
         device: Of the tensors: a CUDA device's own memory, otherwise the process's.
 
     Returns:
-        Bytes.
+        Bytes, or None on Windows, whose processes do not tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # Windows has no such module
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

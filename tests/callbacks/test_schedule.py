@@ -105,7 +105,8 @@ def test_fit_without_a_step_says_nothing_of_time(make_module: Callable[..., Scan
 
 def test_peak_memory_is_that_of_this_process() -> None:
     before = peak_memory(torch.device("cpu"))
+    assert before is not None
     assert 2**26 < before < 2**38
     grown = torch.ones(2**26)  # 256 MiB, at least in part above what was held before
-    assert peak_memory(torch.device("cpu")) >= before
+    assert (peak_memory(torch.device("cpu")) or 0) >= before
     assert grown.sum() == 2**26
