@@ -194,7 +194,7 @@ class MaskTextBatch:
     R regions of B distinct images; S is CLIP's input size.
 
     Attributes:
-        crops: uint8 (R, 3, S, S), RGB 0 to 255: each region's tight box, what lies outside the mask in CLIP's mean colour.
+        crops: uint8 (R, 3, S, S), RGB 0 to 255: each region's tight box, with CLIP's mean colour outside the mask.
         region_masks: bool (R, S, S), the masks of the crops.
         texts: The text of each region.
         images: uint8 (B, 3, S, S), the whole images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class ClipModule(ZeroShotModule):
 
     def trained_model(self) -> nn.Module:
         """Give the whole CLIP as it is to be exported."""
-        return self.clip
+        return cast(nn.Module, self.clip)
 
     def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
         """Give mean and standard deviation of CLIP's normalisation, RGB 0 to 1."""

@@ -99,16 +99,17 @@ class ShiftedClipModule(ZeroShotModule):
         Returns:
             float32 (texts, D), means over templates, L2-normalised.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if new:
-            # Inference tensors, of a validation that comes first, could not take part in training.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                self._texts.update(zip(new, self.encode_words(new).cpu(), strict=True))
+        # Inference tensors, of a validation that comes first, could not take part in training. Each text is encoded
+        # alone: in a batch its last bits would depend on the others, and a resumed run meets them in another order.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for text in dict.fromkeys(texts):
+                if text not in self._texts:
+                    self._texts[text] = self.encode_words([text])[0].cpu()
         return torch.stack([self._texts[text] for text in texts]).to(self.device)
 
     def trained_model(self) -> nn.Module:
         """Give the original CLIP with the tuned visual tower in place of its own."""
-        clip = deepcopy(self.original.clip)
+        clip: nn.Module = deepcopy(self.original.clip)
         clip.visual = deepcopy(self.visual)
         return clip
 

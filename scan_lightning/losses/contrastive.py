@@ -65,7 +65,7 @@ def _is_distributed() -> bool:
 
 def _gather(features: Tensor) -> Tensor:
     """Concatenate the rows of all processes; gradients flow back to the process that each row is from."""
-    return torch.cat(all_gather(features)) if _is_distributed() else features
+    return torch.cat(all_gather(features)) if _is_distributed() else features  # type: ignore[no-untyped-call]
 
 
 def _gather_numbers(numbers: Tensor) -> Tensor:
