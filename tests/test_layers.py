@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # A part may import parts of lower rank and itself, never a part of its own rank. A new module needs its line here.
 RANKS = {
     "types": 0,
+    "files": 0,
     "models": 1,
     "losses": 1,
     "metrics": 1,

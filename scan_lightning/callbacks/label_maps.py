@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from scan_lightning.callbacks.visualization import file_name, save_png
+from scan_lightning.files import write_whole
 from scan_lightning.types import Segmentation
 
 
@@ -71,4 +72,4 @@ class LabelMapCallback(Callback):
         """
         if trainer.is_global_zero and self._words:
             text = json.dumps(list(self._words), indent=1, ensure_ascii=False) + "\n"
-            (self._folder / "words.json").write_text(text, encoding="utf-8")
+            write_whole(self._folder / "words.json", text)

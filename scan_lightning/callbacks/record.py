@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from scan_lightning.files import whole_file
+
 Row = dict[str, str | int | float]
 """One line of a results file: column name to value."""
 
@@ -151,9 +153,7 @@ def append_row(path: str | Path, row: Mapping[str, str | int | float]) -> None:
                 rows, columns = list(reader), list(reader.fieldnames or ())
         rows.append({name: "" if value != value else value for name, value in row.items()})
         columns += [name for name in row if name not in columns]
-        unfinished = path.with_name(f"{path.name}.part")
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        unfinished.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scan_lightning.callbacks.legend import MUTED, PAPER, draw_legend, hatch, legend_entries, shorten, writable
+from scan_lightning.files import whole_file
 from scan_lightning.types import IGNORE_INDEX, Batch, Segmentation, Vocabulary
 
 UInt8 = NDArray[np.uint8]
@@ -207,9 +207,8 @@ def save_png(picture: Image.Image, path: Path) -> None:
         path: Of the file, which is replaced if it is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    picture.save(unfinished, format="PNG")
-    unfinished.replace(path)
+    with whole_file(path, durable=False) as unfinished:
+        picture.save(unfinished, format="PNG")
 
 
 def _batch_image(batch: Batch, index: int, size: tuple[int, int]) -> UInt8:

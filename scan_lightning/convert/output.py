@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-_UNFINISHED = ".unfinished-"
+from scan_lightning import files
+from scan_lightning.files import UNFINISHED
+
 _MARKS = ("config.json", "open_clip_config.json")
 """A folder with one of these is a network's, and may be replaced by another."""
 
@@ -35,12 +36,8 @@ def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"output: {path} is there already; --overwrite replaces a file, never a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as work:
-        unfinished = Path(work) / path.name
+    with files.whole_file(path) as unfinished:
         yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
 
 
 @contextmanager
@@ -65,7 +62,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if not any((path / name).is_file() for name in _MARKS):
             raise FileExistsError(f"output: {path} holds no network, so it is not replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as work:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         new.mkdir()
         yield new
@@ -82,7 +79,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _share(folder: Path) -> None:
     """Give all files of a folder the rights of new ones, where a library lets only their owner read them."""
-    model = folder / f"{_UNFINISHED}model"
+    model = folder / f"{UNFINISHED}model"
     model.touch()
     mode = model.stat().st_mode
     model.unlink()

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scan_lightning.data.atomic import write_whole
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.images import ImageFileError, read_image
 from scan_lightning.data.layout import ImagePair
 from scan_lightning.data.parallel import ParallelMap
 from scan_lightning.data.source import FolderSource, LabelReader
 from scan_lightning.data.survey import SplitSurvey
+from scan_lightning.files import write_whole
 
 Kind = Literal["layout", "count", "missing image", "missing label", "damaged image", "damaged label", "size", "ids"]
 """What can be wrong."""

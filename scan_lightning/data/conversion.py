@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scan_lightning.data.atomic import write_whole
 from scan_lightning.data.images import ImageFileError, read_label
 from scan_lightning.data.layout import ImagePair
 from scan_lightning.data.source import FolderSource, LabelReader
+from scan_lightning.files import write_whole
 from scan_lightning.types import IGNORE_INDEX
 
 JPEG_QUALITY = 95

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scan_lightning.data.atomic import remove_unfinished
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import Benchmark, load_benchmark
 from scan_lightning.data.conversion import Conversion, Job
@@ -20,6 +19,7 @@ from scan_lightning.data.marker import MARKER_NAME, PreparedMarker, read_marker,
 from scan_lightning.data.parallel import ParallelMap
 from scan_lightning.data.registry import DATAMODULES
 from scan_lightning.data.vocabulary import read_json, write_json
+from scan_lightning.files import remove_unfinished
 
 STARTED_NAME = ".scan_lightning_started.json"
 """Note in a folder of label files that this module began to write and has not finished."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scan_lightning.files import write_whole
 from scan_lightning.types import ClassHierarchy, Vocabulary
 
 _ALIAS_KEYS = ("synonyms", "aliases")
@@ -187,16 +186,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         content: The object.
         path: The file; its folder must exist.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _classes(content: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

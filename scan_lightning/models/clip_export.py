@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scan_lightning.files import whole_file, write_whole
 from scan_lightning.models.clip import CONFIG_NAME
 
 WEIGHTS_NAME = "model.safetensors"
@@ -48,9 +49,10 @@ def save_clip(
     config = json.dumps({"model_cfg": architecture, "preprocess_cfg": preprocess}, indent=2) + "\n"
     weights = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in clip.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / CARD_NAME, lambda path: path.write_text(card, encoding="utf-8"))
-    _write(folder / CONFIG_NAME, lambda path: path.write_text(config, encoding="utf-8"))
-    _write(folder / WEIGHTS_NAME, lambda path: save_file(weights, path))
+    write_whole(folder / CARD_NAME, card)
+    write_whole(folder / CONFIG_NAME, config)
+    with whole_file(folder / WEIGHTS_NAME) as unfinished:
+        save_file(weights, unfinished)
 
 
 def model_card(
@@ -87,10 +89,3 @@ def model_card(
 def _row(name: str, values: Sequence[Tensor]) -> str:
     """Return a table row of percentages, a dash where there is none."""
     return f"| {name} | {' | '.join('-' if value.isnan() else f'{100 * value:.1f}' for value in values)} |"
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target and rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from scan_lightning.files import whole_file
 from scan_lightning.models.clip import ClipConfig, FrozenClip
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.plain import config_from_dict, settings_from_dict, tensor_hash
@@ -92,13 +92,9 @@ def write_scan(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, A
         state: What the network has learnt, without CLIP; dtypes are kept.
         record: From `make_record`.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        (Path(work) / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        save_file(dict(state), Path(work) / WEIGHTS_NAME)
-        # The library lets only the owner read its file.
-        (Path(work) / WEIGHTS_NAME).chmod((Path(work) / CONFIG_NAME).stat().st_mode)
-        for name in (WEIGHTS_NAME, CONFIG_NAME):
-            (Path(work) / name).replace(folder / name)
+    with whole_file(folder / CONFIG_NAME) as config, whole_file(folder / WEIGHTS_NAME) as weights:
+        config.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save_file(dict(state), weights)
 
 
 def _keep_clip(config: ClipConfig, folder: Path) -> dict[str, str | None]:

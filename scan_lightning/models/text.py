@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_lightning.files import whole_file
 from scan_lightning.models.clip import FrozenClip
 from scan_lightning.models.prompts import TemplateSet, templates
 from scan_lightning.types import Vocabulary
@@ -148,8 +148,8 @@ class TextBank:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            # Not durable, for speed: what a power cut damages is computed again.
+            with whole_file(path, durable=False) as unfinished, unfinished.open("wb") as file:
                 np.save(file, feature.numpy(), allow_pickle=False)
-            Path(file.name).replace(path)
         except OSError:
             self._cache = None

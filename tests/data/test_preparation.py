@@ -11,7 +11,6 @@ from data.miniature import CONVERTED_KEYS, labels_of, names_of, write_converted,
 from filelock import FileLock
 from PIL import Image
 
-from scan_lightning.data.atomic import UNFINISHED
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.layout import DataLayoutError
 from scan_lightning.data.marker import MARKER_NAME, PreparedMarker, read_marker, write_marker
@@ -26,6 +25,7 @@ from scan_lightning.data.preparation import (
     prepare,
 )
 from scan_lightning.data.registry import DATAMODULES
+from scan_lightning.files import UNFINISHED
 
 SHARED = os.environ.get("SCAN_LIGHTNING_SHARED")
 
@@ -171,7 +171,7 @@ def test_prepare_disk_full_leaves_whole_files_and_goes_on_later(
 ) -> None:
     folder = write_original("coco_stuff_171", tmp_path, count=5) / "stuffthingmaps_detectron2" / "val2017"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", Full(2))
+        patch.setattr(os, "fsync", Full(3))  # the note of what was begun, and two labels
         with pytest.raises(
             PreparationError, match=r"disk is full .*2 of 5 label files are there, each whole"
         ) as caught:
@@ -208,7 +208,7 @@ def test_prepare_disk_full_between_image_and_label_makes_both_again(
 ) -> None:
     write_original("ade20k_847", tmp_path, count=2)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", Full(1))
+        patch.setattr(os, "fsync", Full(2))  # the note of what was begun, and an image
         with pytest.raises(PreparationError, match="0 of 2 label files"):
             run("ade20k_847", tmp_path)
     assert run("ade20k_847", tmp_path).written == 2
