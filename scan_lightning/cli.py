@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning.callbacks import ResultsCallback
-from scan_lightning.commands import benchmark, convert, data, evaluate, plan, segment, verify
+from scan_lightning.commands import benchmark, convert, data, evaluate, pairs, plan, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
@@ -23,7 +23,11 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "benchmark": (benchmark.main, "Measure this machine: loading of training crops, memory of the semantic map."),
     "convert": (convert.main, "Convert released weights to this project's folders and back."),
     "data": (data.main, "List, check and prepare data sets; propose parents of classes."),
-    "evaluate": (evaluate.main, "Test a network on all benchmarks on disk: one table, resumable."),
+    "evaluate": (
+        lambda args: evaluate.main(args, check_checkpoint=check_checkpoint),
+        "Test a network on all benchmarks on disk: one table, resumable.",
+    ),
+    "pairs": (pairs.main, "Make an index of mask-text pairs, to tune CLIP under Contextual Shift on."),
     "plan": (
         lambda args: plan.main(args, read=read_recipe),
         "Tell what a recipe takes: parameters, operations, memory, steps.",

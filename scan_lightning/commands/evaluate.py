@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +22,12 @@ PROG = "scan-lightning evaluate"
 _PASSED_ON = ("--trainer.", "--model.", "--data.")
 
 
-def main(args: Sequence[str]) -> int:
+def main(args: Sequence[str], *, check_checkpoint: Callable[[Path], None]) -> int:
     """Run ``scan-lightning evaluate``.
 
     Args:
         args: Arguments behind the command's name.
+        check_checkpoint: Raises unless a file is a readable checkpoint.
 
     Returns:
         Exit status: 0 if every benchmark has its row, 1 if one failed or the call was wrong, as reported.
@@ -34,20 +36,24 @@ def main(args: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(args)
     overrides = _overrides(parser, options, rest)
     try:
-        return _run(options, overrides)
+        return _run(options, overrides, check_checkpoint)
     except (ValueError, OSError) as error:
         _warn(str(error))
         return 1
 
 
-def _run(options: argparse.Namespace, overrides: tuple[str, ...]) -> int:
+def _run(options: argparse.Namespace, overrides: tuple[str, ...], check_checkpoint: Callable[[Path], None]) -> int:
     """Plan everything, run what has no row yet, and write the tables."""
     wanted, absent = _wanted(options)
     weights = options.weights
     if not options.config and options.ckpt_path is None and weights is None:
         weights = SHIPPED_SCAN
     subject = read_subject(
-        options.config, ckpt_path=options.ckpt_path, weights=weights, text_cache=options.output / "text_cache"
+        options.config,
+        ckpt_path=options.ckpt_path,
+        weights=weights,
+        text_cache=options.output / "text_cache",
+        check_checkpoint=check_checkpoint,
     )
     planner = Planner(
         subject=subject,
@@ -124,6 +130,8 @@ def _evaluate(
             _say(f"{where}: done before, its row is kept; --force runs it again")
             continue
         _say(f"{where}: {images} images, settings: {task.settings}")
+        if number > 1:
+            gc.collect()  # the last benchmark's network and Trainer hold one another
         try:
             run_task(task, subject, parser, output)
         except Exception as error:  # whatever is wrong with one benchmark, the others' hours are not lost

@@ -19,11 +19,9 @@ from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.layout import DataLayoutError
 from scan_lightning.data.registry import DATAMODULES
 
-_PARTS = ("model", "trainer", "data")
-
 # What an image gets, and so a row, does not depend on these.
 _NOT_IN_KEY = {
-    "model": ("loss", "optimizer", "seed", "text_cache", "initial_weights", "export_to"),
+    "model": ("loss", "optimizer", "seed", "text_cache", "initial_weights", "export_to", "gradient_checkpointing"),
     "data": ("batch_size", "eval_batch_size", "num_workers", "seed", "train_transform"),
 }
 
@@ -170,9 +168,6 @@ class Planner:
         """
         overlay = self.overlay(wanted.name)
         sections = [*self.subject.sections, {"data": wanted.data}, *([read_section(overlay)] if overlay else [])]
-        sections = [
-            {part: values for part, values in section.items() if part in _PARTS and values} for section in sections
-        ]
         config = self.parser.resolve(sections, self.overrides, what=str(overlay or wanted.name))
         datamodule = self.parser.datamodule(config)
         datamodule.setup("test")
@@ -184,7 +179,7 @@ class Planner:
         limit = None if self.limit is None or self.limit >= images else self.limit
         return Task(
             name=wanted.name,
-            title=wanted.title,
+            title=official.benchmark.paper_name if official else wanted.title,
             config=config,
             settings=overlay.as_posix() if overlay else self.subject.settings_from,
             datamodule=datamodule,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from omegaconf import OmegaConf
@@ -21,13 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from scan_lightning.callbacks.record import file_hash
-from scan_lightning.models.clip import DAMAGE
 from scan_lightning.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_scan, recommended_settings
 
 Section = dict[str, Any]
 """A part of a configuration, as a YAML file holds it."""
 
-_KEPT = ("model", "trainer", "data")
+_PARTS = ("model", "trainer", "data")
 _BACKBONE = re.compile(r"ViT-([A-Za-z]+)-(\d+)")
 
 
@@ -60,7 +56,14 @@ class Subject:
         return found
 
 
-def read_subject(recipes: Sequence[Path], *, ckpt_path: Path | None, weights: Path | None, text_cache: Path) -> Subject:
+def read_subject(
+    recipes: Sequence[Path],
+    *,
+    ckpt_path: Path | None,
+    weights: Path | None,
+    text_cache: Path,
+    check_checkpoint: Callable[[Path], None],
+) -> Subject:
     """Find out what is to be evaluated.
 
     Args:
@@ -68,6 +71,7 @@ def read_subject(recipes: Sequence[Path], *, ckpt_path: Path | None, weights: Pa
         ckpt_path: Lightning checkpoint of the recipe's network.
         weights: Folder from `save_scan`.
         text_cache: Where text features are remembered if no recipe says so.
+        check_checkpoint: Raises unless a file is a readable checkpoint.
 
     Returns:
         The network.
@@ -87,7 +91,7 @@ def read_subject(recipes: Sequence[Path], *, ckpt_path: Path | None, weights: Pa
         sections = [_from_weights(weights, text_cache)]
         settings_from = "the weights' own"
     if ckpt_path is not None:
-        checked_checkpoint(ckpt_path)
+        check_checkpoint(ckpt_path)
         digest = file_hash(ckpt_path)
     elif weights is not None:
         digest = _folder_hash(weights, (CONFIG_NAME, WEIGHTS_NAME))
@@ -131,7 +135,7 @@ def read_section(path: Path) -> Section:
         raise ValueError(f"{path}: not a configuration in YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}")
-    section = {str(key): content[key] for key in (*_KEPT, "seed_everything") if content.get(key) is not None}
+    section = {str(key): content[key] for key in (*_PARTS, "seed_everything") if content.get(key) is not None}
     if isinstance(section.get("trainer"), dict):
         trainer = section["trainer"].items()
         section["trainer"] = {key: value for key, value in trainer if key not in ("callbacks", "logger")}
@@ -162,7 +166,8 @@ class RecipeParser:
         Raises:
             ValueError: If a key is unknown or a value wrong.
         """
-        arguments = [f"--config={json.dumps(section)}" for section in sections if section]
+        kept = [{part: section[part] for part in _PARTS if section.get(part)} for section in sections]
+        arguments = [f"--config={json.dumps(section)}" for section in kept if section]
         try:
             config = self._parser.parse_args([*arguments, *overrides])
         except (argparse.ArgumentError, TypeError) as error:
@@ -196,26 +201,6 @@ class RecipeParser:
         part["data"] = None
         made = self._parser.instantiate(part)
         return made.model, dict(vars(made.trainer))
-
-
-def checked_checkpoint(path: Path) -> None:
-    """Raise unless a file is a checkpoint of tensors and plain values.
-
-    Args:
-        path: The file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or holds code, which is never run.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path: no file {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, OSError, *DAMAGE) as error:
-        raise ValueError(f"{path}: refused, expected a checkpoint of tensors and plain values that is whole") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path}: expected a Lightning checkpoint with a state_dict, found none")
 
 
 def named_files_hash(config: Mapping[str, Any]) -> dict[str, str]:

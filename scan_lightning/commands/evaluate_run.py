@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import math
 import time
@@ -131,8 +130,6 @@ def run_task(task: Task, subject: Subject, parser: RecipeParser, output: Path) -
         place.write_text(json.dumps(json.loads(canonical_json(config)), indent=1) + "\n", encoding="utf-8")
     checkpoint = None if subject.ckpt_path is None else str(subject.ckpt_path)
     trainer.test(model, datamodule=task.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    del model, trainer
-    gc.collect()  # network and Trainer hold one another; the next benchmark makes its own
 
 
 def read_rows(output: Path) -> dict[str, dict[str, str]]:

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +15,20 @@ import pytest
 import torch
 import yaml
 from data.miniature import write_original
+from evaluated import SETTINGS, expected_scores, rows, run, table, write_stripes
 from lightning.pytorch import Trainer
 from PIL import Image
-from stripes import StripesModule, checkpoint_of
 
-from scan_lightning.commands.evaluate import main
-from scan_lightning.metrics.functional import confusion_matrix, mean_iou, zero_share
-from scan_lightning.metrics.similarity import open_mean_iou, text_similarity
+from scan_lightning.cli import main
 from scan_lightning.models.inference import InferenceSettings
-from scan_lightning.models.pretrained import load_scan, save_scan
+from scan_lightning.models.pretrained import save_scan
 from scan_lightning.models.scan import Scan
-from scan_lightning.models.segmenter import SegmenterConfig
-from scan_lightning.module import ScanModule
 
-SETTINGS = InferenceSettings(replace_layers=(1,), replace_ratio=0.5)
+pytestmark = pytest.mark.usefixtures("stripes_folder")
 SMALL = (
     "--data.init_args.eval_transform=scan_lightning.data.EvaluationTransform",
     "--data.init_args.eval_transform.min_size=32",
 )
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results are written below the working directory."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.chdir(tmp_path)
-    write_stripes(Path("stripes.yaml"))
-
-
-def write_stripes(path: Path) -> None:
-    data = {"data": {"class_path": "stripes.StripesModule", "init_args": {"size": 5}}}
-    path.write_text(yaml.safe_dump(data), "utf-8")
-
-
-@pytest.fixture(scope="module")
-def scan_of(make_scan: Callable[..., Scan], segmenter_config: SegmenterConfig) -> Callable[[int], Scan]:
-    """Function that makes a network from a seed; two channels per group of a normalisation suit images of 32 pixels."""
-    return lambda seed: make_scan(seed, segmenter=replace(segmenter_config, conv_dim=64))
-
-
-@pytest.fixture(scope="module")
-def weights(scan_of: Callable[[int], Scan], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    save_scan(scan_of(0), folder, settings=SETTINGS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -95,43 +68,10 @@ def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[InferenceSettings]:
     return seen
 
 
-def run(*arguments: object) -> int:
-    return main([*(str(argument) for argument in arguments), "--output=out", "--trainer.enable_progress_bar=false"])
-
-
-def rows() -> list[dict[str, str]]:
-    with Path("out", "rows.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def table(name: str = "evaluation") -> list[dict[str, str]]:
-    text = Path("out", f"{name}.csv").read_text("utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-
-
-def expected_scores(weights: Path, size: int) -> dict[str, float]:
-    """Score the striped images without Lightning."""
-    scan, data = load_scan(weights), StripesModule(size=size)
-    confusion = torch.zeros(4, 4, dtype=torch.int64)
-    text = scan.encode_vocabulary(data.vocabulary)
-    images: Any = data.build_dataset("test")
-    for sample in (images[index] for index in range(size)):
-        label_map = scan.segment(sample.image, data.vocabulary, settings=SETTINGS, image_id=sample.image_id).label_map
-        confusion += confusion_matrix(label_map, sample.label_map, 4)
-    similarity = text_similarity(text.features, text.owners, 4)
-    return {
-        "miou_any": mean_iou(confusion).item(),
-        "miou_present": mean_iou(confusion, convention="present").item(),
-        "sg_iou_any": mean_iou(confusion, hierarchy=data.hierarchy).item(),
-        "zero_share": zero_share(confusion).item(),
-        "open_miou": open_mean_iou(confusion, similarity).item(),
-    }
-
-
-def test_evaluate_own_data_gives_the_scores_of_a_plain_loop(weights: Path) -> None:
-    assert run("--weights", weights, "--data=stripes.yaml") == 0
+def test_evaluate_own_data_gives_the_scores_of_a_plain_loop(saved_scan: Path) -> None:
+    assert run("--weights", saved_scan, "--data=stripes.yaml") == 0
     (row,) = rows()
-    expected = expected_scores(weights, 5)
+    expected = expected_scores(saved_scan, 5)
     assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-6)
     assert expected["miou_any"] > 0
     assert (row["images"], row["classes"], row["limit"]) == ("5", "4", "")
@@ -153,21 +93,21 @@ def test_evaluate_own_data_gives_the_scores_of_a_plain_loop(weights: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def finished(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(saved_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of a run on the striped images."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.chdir(folder)
         write_stripes(Path("stripes.yaml"))
-        assert run("--weights", weights, "--data=stripes.yaml") == 0
+        assert run("--weights", saved_scan, "--data=stripes.yaml") == 0
     return folder / "out"
 
 
-def test_evaluate_runs_nothing_twice(weights: Path, finished: Path, tested: list[str]) -> None:
+def test_evaluate_runs_nothing_twice(saved_scan: Path, finished: Path, tested: list[str]) -> None:
     shutil.copytree(finished, "out")
     before = Path("out", "evaluation.md").read_text("utf-8")
-    call = ("--weights", weights, "--data=stripes.yaml")
+    call = ("--weights", saved_scan, "--data=stripes.yaml")
     assert run(*call, "--devices=1", "--data.init_args.size=5") == 0
     assert not tested
     assert Path("out", "evaluation.md").read_text("utf-8") == before
@@ -189,10 +129,10 @@ def test_evaluate_runs_nothing_twice(weights: Path, finished: Path, tested: list
     ],
 )
 def test_evaluate_runs_again_when_something_matters(
-    weights: Path, finished: Path, tested: list[str], change: str
+    saved_scan: Path, finished: Path, tested: list[str], change: str
 ) -> None:
     shutil.copytree(finished, "out")
-    assert run("--weights", weights, "--data=stripes.yaml", change) == 0
+    assert run("--weights", saved_scan, "--data=stripes.yaml", change) == 0
     assert len(tested) == 1
     first, second = rows()
     assert first["key"] != second["key"]
@@ -200,10 +140,10 @@ def test_evaluate_runs_again_when_something_matters(
 
 
 def test_evaluate_runs_again_with_other_weights(
-    weights: Path, finished: Path, scan_of: Callable[[int], Scan], tested: list[str]
+    saved_scan: Path, finished: Path, scan_of: Callable[[int], Scan], tested: list[str]
 ) -> None:
     shutil.copytree(finished, "out")
-    shutil.copytree(weights, "copy")
+    shutil.copytree(saved_scan, "copy")
     assert run("--weights=copy", "--data=stripes.yaml") == 0
     assert not tested  # the same weights by another name
     save_scan(scan_of(1), Path("copy"), settings=SETTINGS)
@@ -213,21 +153,21 @@ def test_evaluate_runs_again_with_other_weights(
     assert first["miou_any"] != second["miou_any"]
 
 
-def test_evaluate_limit_looks_at_the_first_images(weights: Path) -> None:
-    assert run("--weights", weights, "--data=stripes.yaml", "--limit=2") == 0
+def test_evaluate_limit_looks_at_the_first_images(saved_scan: Path) -> None:
+    assert run("--weights", saved_scan, "--data=stripes.yaml", "--limit=2") == 0
     (row,) = rows()
     assert (row["images"], row["limit"]) == ("2", "2")
-    assert float(row["miou_any"]) == pytest.approx(expected_scores(weights, 2)["miou_any"], abs=1e-6)
+    assert float(row["miou_any"]) == pytest.approx(expected_scores(saved_scan, 2)["miou_any"], abs=1e-6)
     assert "first images only" in Path("out", "evaluation.md").read_text("utf-8")
 
 
 def test_evaluate_takes_what_is_on_disk_with_its_settings(
-    weights: Path, benchmarks: Path, settings_used: list[InferenceSettings]
+    saved_scan: Path, benchmarks: Path, settings_used: list[InferenceSettings]
 ) -> None:
     overlay = Path("eval", "vit_b16", "voc20.yaml")
     overlay.parent.mkdir(parents=True)
     overlay.write_text("model: {init_args: {inference: {ensemble_weight: 0.25}}}", "utf-8")
-    call = ("--weights", weights, "--root", benchmarks, "--settings=eval", "--backbone=vit_b16", *SMALL)
+    call = ("--weights", saved_scan, "--root", benchmarks, "--settings=eval", "--backbone=vit_b16", *SMALL)
     assert run(*call) == 0
     scores = {line["benchmark"]: line for line in table()}
     assert list(scores) == ["A-150", "PAS-20", "PAS-21"]
@@ -240,8 +180,8 @@ def test_evaluate_takes_what_is_on_disk_with_its_settings(
     assert "Images looked at, of those that the benchmark has: A-150 2 of 2,000, PAS-20 2 of 1,449" in text
 
 
-def test_evaluate_shows_published_numbers_as_such(weights: Path, benchmarks: Path, tested: list[str]) -> None:
-    call = ("--weights", weights, "--root", benchmarks, "--benchmarks=a150", *SMALL)
+def test_evaluate_shows_published_numbers_as_such(saved_scan: Path, benchmarks: Path, tested: list[str]) -> None:
+    call = ("--weights", saved_scan, "--root", benchmarks, "--benchmarks=a150", *SMALL)
     assert run(*call) == 0
     assert run(*call, "--backbone=vit_b16", "--num_workers=1") == 0
     assert len(tested) == 1
@@ -256,7 +196,7 @@ def test_evaluate_shows_published_numbers_as_such(weights: Path, benchmarks: Pat
 
 
 def test_evaluate_bad_data_does_not_lose_the_others(
-    weights: Path, tmp_path: Path, tested: list[str], capsys: pytest.CaptureFixture[str]
+    saved_scan: Path, tmp_path: Path, tested: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
     for key in ("ade20k_150", "pascal_voc_20"):
@@ -264,7 +204,7 @@ def test_evaluate_bad_data_does_not_lose_the_others(
     label = sorted((root / "ADEChallengeData2016" / "annotations" / "validation").iterdir())[1]
     good = label.read_bytes()
     label.write_bytes(good[: len(good) // 2])
-    call = ("--weights", weights, "--root", root, "--benchmarks=a150,pc59,voc20", *SMALL)
+    call = ("--weights", saved_scan, "--root", root, "--benchmarks=a150,pc59,voc20", *SMALL)
     assert run(*call) == 1
     assert [line["benchmark"] for line in table()] == ["PAS-20"]
     error, text = capsys.readouterr().err, Path("out", "evaluation.md").read_text("utf-8")
@@ -277,96 +217,33 @@ def test_evaluate_bad_data_does_not_lose_the_others(
     assert tested == ["Ade20k150DataModule", "PascalVoc20DataModule", "Ade20k150DataModule"]
 
 
-def write_recipe(module: ScanModule, path: Path, **more: Any) -> None:
-    arguments = {"network": json.loads(json.dumps(asdict(module.network.config))), "inference": {"replace_layers": [1]}}
-    model = {"class_path": "scan_lightning.module.ScanModule", "init_args": arguments}
-    callback = {"class_path": "scan_lightning.callbacks.ResultsCallback", "init_args": {"path": "training.csv"}}
-    recipe = {
-        "seed_everything": 7,
-        "test_after_fit": True,
-        "trainer": {"accelerator": "cpu", "max_steps": 5, "callbacks": [callback]},
-        "model": model,
-        "data": {"class_path": "scan_lightning.data.ShapesDataModule", "init_args": {"test_size": 3}},
-        **more,
-    }
-    path.write_text(yaml.safe_dump(recipe), "utf-8")
-
-
-def test_evaluate_checkpoint_of_a_recipe(make_module: Callable[..., ScanModule], tmp_path: Path) -> None:
-    module = make_module()
-    checkpoint = checkpoint_of(module, tmp_path)
-    module.network.config.segmenter.__dict__["weights"] = None
-    write_recipe(module, tmp_path / "recipe.yaml")
-    overlay = tmp_path / "eval" / "own" / "stripes.yaml"
-    overlay.parent.mkdir(parents=True)
-    overlay.write_text("model: {init_args: {inference: {replace_ratio: 0.5}}}", "utf-8")
-    call = ("-c", tmp_path / "recipe.yaml", "--ckpt_path", checkpoint, "--data=stripes.yaml", "--backbone=own")
-    assert run(*call) == 0
-    (row,) = rows()
-    assert row["seed"] == "7"
-    assert not Path("training.csv").exists()
-    save_scan(module.network, tmp_path / "trained")
-    assert float(row["miou_any"]) == pytest.approx(expected_scores(tmp_path / "trained", 5)["miou_any"], abs=1e-6)
-    assert table()[0]["settings"].endswith("eval/own/stripes.yaml")
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Path.mkdir, (Path("exploded"),)  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--ckpt_path=some.ckpt", "--data=stripes.yaml"], "ckpt_path: expected the recipe of this checkpoint"),
-        (["--benchmarks=a150,a999"], "benchmark: expected one of a150"),
-        (["--benchmarks=a150,ade20k_150"], "expected each benchmark once"),
-        (["--root=nowhere"], "expected benchmarks below nowhere, found none of A-150, A-847"),
-        (["--data=none.yaml"], "none.yaml: expected a YAML file, found no such file"),
-        (["--data=empty.yaml"], "empty.yaml: expected a section data"),
-        (["--data=broken.yaml"], "broken.yaml: not a configuration in YAML"),
-        (["--data=stripes.yaml", "--data=stripes.yaml"], "the name 'stripes' of stripes.yaml is taken"),
-        (["--data=stripes.yaml", "--settings=nowhere"], "settings: expected a folder"),
-        (["--data=stripes.yaml", "--weights=nowhere"], "weights: expected config.json"),
-        (["--data=stripes.yaml", "-c=recipe.yaml"], "expected trained weights, give --ckpt_path or --weights"),
-        (["--data=stripes.yaml", "-c=recipe.yaml", "--ckpt_path=none.ckpt"], "ckpt_path: no file none.ckpt"),
-        (["--data=stripes.yaml", "-c=recipe.yaml", "--ckpt_path=bomb.ckpt"], "bomb.ckpt: refused"),
-        (["--data=stripes.yaml", "--model.init_args.inference.mask_thr=1"], "mask_thr"),
-    ],
-)
-def test_evaluate_wrong_call_is_named(
-    weights: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    Path("empty.yaml").write_text("trainer: {max_steps: 3}", "utf-8")
-    Path("broken.yaml").write_text("data: [1, 2", "utf-8")
-    Path("recipe.yaml").write_text("model: {class_path: scan_lightning.module.ScanModule}", "utf-8")
-    torch.save({"state_dict": {}, "bomb": Bomb()}, "bomb.ckpt")
-    given = [] if any("weights" in text or "ckpt_path" in text or "-c" in text for text in arguments) else [weights]
-    assert run(*arguments, *(f"--weights={folder}" for folder in given)) == 1
-    assert message in capsys.readouterr().err
-    assert not Path("exploded").exists()
-    assert not Path("out", "rows.csv").exists()
-
-
-@pytest.mark.parametrize("arguments", [["--frobnicate"], ["stray"], ["--trainer.devices=1", "stray"], ["--limit=0"]])
-def test_evaluate_unknown_option_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code == 2
-    assert "scan-lightning evaluate: error" in capsys.readouterr().err
-
-
-def test_evaluate_reads_damaged_image_by_name(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_reads_damaged_image_by_name(saved_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("images/test/a", "labels/test/a"):
         Path(name).parent.mkdir(parents=True)
         Image.new("L", (40, 32), 200 if "labels" in name else 90).save(f"{name}.png")
     Path("classes.json").write_text(json.dumps({"classes": [{"id": 0, "name": "sky"}]}), "utf-8")
     data = {"class_path": "scan_lightning.data.FolderDataModule", "init_args": {"root": ".", "batch_size": 1}}
     Path("own.yaml").write_text(yaml.safe_dump({"data": data}), "utf-8")
-    assert run("--weights", weights, "--data=own.yaml", "--data=stripes.yaml") == 1
+    assert run("--weights", saved_scan, "--data=own.yaml", "--data=stripes.yaml") == 1
     error = capsys.readouterr().err
     assert "own: ImageFileError" in error
     assert "got [200]" in error
     assert [line["benchmark"] for line in table()] == ["stripes"]
+
+
+@pytest.mark.slow
+def test_evaluate_two_processes_equal_one(saved_scan: Path) -> None:
+    data = {"class_path": "stripes.StripesModule", "init_args": {"size": 7}}
+    Path("more.yaml").write_text(yaml.safe_dump({"data": data}), "utf-8")
+    call = ["evaluate", f"--weights={saved_scan}", "--data=stripes.yaml", "--data=more.yaml", "--accelerator=cpu"]
+    distributed = ["--devices=2", "--trainer.strategy=ddp", "--output=two"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in environment.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
+    command = [sys.executable, "-m", "scan_lightning", *call, *distributed]
+    subprocess.run(command, check=True, timeout=300, env=environment)
+    assert main([*call, "--output=out"]) == 0
+    with Path("two", "rows.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["processes"] for row in found] == ["2", "2"]
+    for two, one in zip(found, rows(), strict=True):
+        assert (two["key"], two["images"], two["miou_any"]) == (one["key"], one["images"], one["miou_any"])
