@@ -23,6 +23,7 @@ class MaskTextDataModule(LightningDataModule):
         val_index: Folder of an index of true masks with class names, on which zero-shot accuracy is measured.
         batch_size: Pairs per training batch and process; all of the batch are negatives of one another.
         root: Folder that the paths of the images start at; None for indices with their images beside them.
+        train_root: The same for the index to train on, where it is another; None takes ``root``.
         image_size: Side S in pixels, CLIP's input size.
         colour_jitter: Whether training jitters colours as in SSD. Never where words name colours.
         eval_batch_size: Pairs per validation batch.
@@ -41,6 +42,7 @@ class MaskTextDataModule(LightningDataModule):
         val_index: str | Path,
         batch_size: int,
         root: str | Path | None = None,
+        train_root: str | Path | None = None,
         image_size: int = 224,
         colour_jitter: bool = False,
         eval_batch_size: int = 128,
@@ -60,6 +62,7 @@ class MaskTextDataModule(LightningDataModule):
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.batch_size = batch_size
         self.root = None if root is None else Path(root)
+        self.train_root = self.root if train_root is None else Path(train_root)
         self.image_size = image_size
         self.colour_jitter = colour_jitter
         self.eval_batch_size = eval_batch_size
@@ -108,7 +111,7 @@ class MaskTextDataModule(LightningDataModule):
     def _dataset(self, split: str, **options: Any) -> MaskTexts:
         """Make the dataset of a split."""
         index = self._index(split)
-        root = index.folder if index.images_beside else self.root
+        root = index.folder if index.images_beside else self.train_root if split == "train" else self.root
         if root is None:
             raise ValueError(f"root: expected the folder that the images of {index.folder} lie in, got None")
         return MaskTexts(index=index, root=root, image_size=self.image_size, seed=self.seed, **options)
