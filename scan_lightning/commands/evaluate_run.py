@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from scan_lightning.callbacks.record import Row, append_row, canonical_json, run_record
 from scan_lightning.commands.evaluate_plan import Task
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Subject
+from scan_lightning.files import write_whole
 from scan_lightning.metrics import SegmentationMetrics
 from scan_lightning.metrics.similarity import open_mean_iou, text_similarity
 from scan_lightning.models.text import TextFeatures
@@ -127,7 +128,7 @@ def run_task(task: Task, subject: Subject, parser: RecipeParser, output: Path) -
     if trainer.is_global_zero:
         place = output / "configs" / f"{task.name}-{task.key[:8]}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(json.loads(canonical_json(config)), indent=1) + "\n", encoding="utf-8")
+        write_whole(place, json.dumps(json.loads(canonical_json(config)), indent=1) + "\n", durable=False)
     checkpoint = None if subject.ckpt_path is None else str(subject.ckpt_path)
     trainer.test(model, datamodule=task.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
 

@@ -12,6 +12,7 @@ from scan_lightning.callbacks.record import LIBRARIES
 from scan_lightning.callbacks.results import MEANINGS
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.published import PublishedRow, load_published
+from scan_lightning.files import write_whole
 from scan_lightning.tables import (
     Cell,
     Column,
@@ -144,7 +145,7 @@ def write_table(table: ResultTable, folder: Path, name: str) -> list[Path]:
     written = []
     for suffix, render in ((".md", to_markdown), (".csv", to_csv), (".tex", to_latex)):
         written.append(folder / f"{name}{suffix}")
-        written[-1].write_text(render(table), encoding="utf-8", newline="\n")
+        write_whole(written[-1], render(table), durable=False)
     return written
 
 
