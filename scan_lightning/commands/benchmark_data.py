@@ -20,9 +20,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scan_lightning.data.base import RawSample, TrainingDataset
-from scan_lightning.data.images import read_image, read_label
+from scan_lightning.data.base import TrainingDataset
+from scan_lightning.data.layout import ImagePair
+from scan_lightning.data.source import FolderSource
 from scan_lightning.data.transforms import PADDING_GREY, TrainingTransform, resized_shape
+from scan_lightning.data.worker_memory import keep_freed_memory
 from scan_lightning.types import IGNORE_INDEX
 
 NAME = "data"
@@ -34,6 +36,8 @@ DESCRIPTION = (
 )
 CLASSES = 171
 SIZE = (480, 640)
+LABEL_TABLE = np.where(np.arange(256) < CLASSES, np.arange(256), IGNORE_INDEX)
+"""For each value in a label file the label, as the benchmarks have such tables."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: Of the measurement.
     """
     add = parser.add_argument
-    add("--workers", type=int, default=0, metavar="N", help="loading processes; 0 loads in the main one (0)")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="loading processes of each loop; 0 loads in the main one (1)",
+    )
     add("--images", type=int, default=64, metavar="N", help="images per turn (64)")
     add("--repeats", type=int, default=5, metavar="N", help="turns of each loop (5)")
     add("--no-colour-jitter", action="store_true", help="leave the colours alone in both loops")
@@ -68,7 +78,8 @@ def run(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory(prefix="scan-lightning-benchmark-") as folder:
             files = write_samples(Path(folder), options.images)
             size = statistics.mean(image.stat().st_size for image, _ in files)
-            ours = TrainingDataset(_Files(files), transform=transform)
+            pairs = [ImagePair(image=image, label=label) for image, label in files]
+            ours = TrainingDataset(FolderSource(pairs, label_table=LABEL_TABLE), transform=transform)
             plain = PlainDataset(files, transform)
             rates = measure([ours, plain], workers=options.workers, repeats=options.repeats)
     finally:
@@ -115,15 +126,11 @@ def measure(datasets: Sequence[Dataset[Any]], *, workers: int, repeats: int) -> 
     Returns:
         For each dataset the samples per second and worker of every turn.
     """
-    loaders = [
-        DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
-        for dataset in datasets
-    ]
+    loaders = []
+    for dataset in datasets:
+        prepare = keep_freed_memory if isinstance(dataset, TrainingDataset) else None  # as in our DataModules
+        options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        loaders.append(DataLoader(dataset, batch_size=None, worker_init_fn=prepare, **options))
     rates: list[list[float]] = [[] for _ in loaders]
     for turn in range(repeats + 1):
         order = range(len(loaders)) if turn % 2 else reversed(range(len(loaders)))
@@ -134,20 +141,6 @@ def measure(datasets: Sequence[Dataset[Any]], *, workers: int, repeats: int) -> 
             if turn:
                 rates[index].append(samples / seconds / max(1, workers))
     return rates
-
-
-class _Files:
-    """Image and label files as a source of raw samples, read the way our DataModules do."""
-
-    def __init__(self, files: Sequence[tuple[Path, Path]]) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> RawSample:
-        image, label = self._files[index]
-        return RawSample(image=read_image(image), image_id=image.stem, label_map=read_label(label))
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -189,7 +182,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
         padded = np.full((3, side, side), PADDING_GREY, dtype=np.uint8)
         padded[:, :rows, :columns] = pixels.transpose(2, 0, 1)
         labels = np.full((side, side), IGNORE_INDEX, dtype=np.int64)
-        labels[:rows, :columns] = target
+        labels[:rows, :columns] = LABEL_TABLE[target]
         return torch.from_numpy(padded), torch.from_numpy(labels)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
+from scan_lightning.data.worker_memory import keep_freed_memory
 from scan_lightning.types import IGNORE_INDEX, Batch, ClassHierarchy, Sample, Vocabulary
 
 Split = Literal["train", "val", "test", "predict"]
@@ -88,11 +89,10 @@ class TrainingDataset(Dataset[Sample]):
         raw = self.source[index]
         if raw.label_map is None:
             raise ValueError(f"{raw.image_id}: expected a label map, which training needs, got none")
-        label_map = raw.label_map.astype(np.int64)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, label_map = self.transform(raw.image, raw.label_map, rng)
         if self._relabel is not None:
             label_map = self._relabel[label_map]  # IGNORE_INDEX reads the entry that was appended
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label_map = self.transform(raw.image, label_map, rng)
         return Sample(
             image=_to_tensor(image),
             image_id=raw.image_id,
@@ -281,7 +281,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def _loader_options(self, collate: Callable[[Sequence[Sample]], Batch]) -> dict[str, Any]:
         # the loader draws a base seed for its workers: from a generator of its own, so that it moves no global state
         generator = torch.Generator().manual_seed(self.seed)
-        return {"collate_fn": collate, "num_workers": self.num_workers, "generator": generator}
+        return {
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "generator": generator,
+            "worker_init_fn": keep_freed_memory,
+        }
 
     def _batches_done(self) -> int:
         """Count the batches of the epoch that the Trainer has completed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings, in lower case, that are taken for images."""
@@ -44,13 +44,13 @@ def read_image(path: str | Path, content: bytes | None = None, *, upright: bool 
             decompression bombs.
     """
     with _opened(path, content, "an image") as image:
-        turned = ImageOps.exif_transpose(image) if upright else image
+        turned = _turned(image) if upright else image
         if turned.mode.startswith(("I", "F")):
             return _grey_to_rgb(np.asarray(turned), turned.mode)
         if turned.has_transparency_data:
             layer = turned.convert("RGBA")
             turned = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-        return np.array(turned.convert("RGB"))
+        return np.array(turned if turned.mode == "RGB" else turned.convert("RGB"))
 
 
 def read_label(path: str | Path, content: bytes | None = None) -> NDArray[np.integer[Any]]:
@@ -97,6 +97,11 @@ def _opened(path: str | Path, content: bytes | None, expected: str) -> Iterator[
         raise
     except (OSError, SyntaxError, EOFError, ValueError, IndexError, struct.error, zlib.error) as error:
         raise ImageFileError(f"{path}: expected {expected}, but the file is truncated or damaged ({error})") from error
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Apply the orientation tag; an image without one is not copied."""
+    return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
 
 
 def _grey_to_rgb(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:

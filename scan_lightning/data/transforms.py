@@ -56,8 +56,9 @@ class _ScaleSaturation(A.ImageOnlyTransform):  # type: ignore[misc]
 
     def apply(self, img: NDArray[np.uint8], factor: float, **params: Any) -> NDArray[np.uint8]:
         """Scale the S channel of an RGB image, clipped at 255."""
-        hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
-        hsv[..., 1] = np.clip(hsv[..., 1] * factor, 0, 255).astype(np.uint8)
+        values = np.arange(256)
+        table = np.stack([values, np.clip(values * factor, 0, 255), values], axis=1).astype(np.uint8)
+        hsv = cv2.LUT(cv2.cvtColor(img, cv2.COLOR_RGB2HSV), table[:, None])
         return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.uint8)
 
 
@@ -170,14 +171,14 @@ class TrainingTransform:
         """
         if image.shape[:2] != label_map.shape:
             raise ValueError(f"label_map: expected the image's size {image.shape[:2]}, got {label_map.shape}")
-        image, label_map = self._resize_and_crop(image, label_map.astype(np.int32), rng)
+        image, labels = self._resize_and_crop(image, label_map, rng)
         # one shared state: set_random_seed would give every step the same seed, and so the same draws
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))  # noqa: S311
-        result = self._pipeline(image=image, mask=label_map)
+        result = self._pipeline(image=image, mask=labels)
         return result["image"], result["mask"].astype(np.int64)
 
     def _resize_and_crop(
-        self, image: NDArray[np.uint8], label_map: NDArray[np.int32], rng: np.random.Generator
+        self, image: NDArray[np.uint8], label_map: NDArray[np.integer[Any]], rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Draw scale and window, and compute only the window of the resized image."""
         height, width = image.shape[:2]
@@ -193,10 +194,31 @@ class TrainingTransform:
             min((left + crop_width) * step_x, width),
             min((top + crop_height) * step_y, height),
         )
-        size = (crop_width, crop_height)
-        cut = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
-        labels = Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST, box=box)
-        return np.array(cut), np.array(labels, dtype=np.int32)
+        cut = Image.fromarray(image).resize((crop_width, crop_height), Image.Resampling.BILINEAR, box=box)
+        rows, columns = nearest_indices(box[1], box[3], crop_height), nearest_indices(box[0], box[2], crop_width)
+        return np.array(cut), label_map[rows].take(columns, axis=1).astype(np.int32)
+
+
+def nearest_indices(start: float, end: float, target: int) -> NDArray[np.intp]:
+    """Tell which pixels a nearest-neighbour resize takes along one axis: those of Pillow's ``resize(box=...)``.
+
+    Args:
+        start: First edge of the part that is resized, in pixels.
+        end: Its other edge.
+        target: Length after resizing.
+
+    Returns:
+        Indices (target,), ascending, in [start, end).
+
+    Example:
+        >>> nearest_indices(1.0, 4.0, 6)
+        array([1, 1, 2, 2, 3, 3])
+    """
+    first, last = np.float32(start), np.float32(end)  # the precision in which Pillow keeps a box
+    step = float(last - first) / target
+    positions = np.full(target, step)
+    positions[0] = float(first) + step * 0.5
+    return np.add.accumulate(positions).astype(np.intp)  # one after the other, as Pillow adds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from scan_lightning.data.base import EvaluationDataset, RawSample, SegmentationDataModule, Split, TrainingDataset
 from scan_lightning.data.sampling import Draw, ResumableLoader, TrainingSampler
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
+from scan_lightning.data.worker_memory import keep_freed_memory
 from scan_lightning.types import IGNORE_INDEX, Batch, Vocabulary
 
 TRANSFORM = TrainingTransform(shortest_sides=(24, 32, 40), crop_size=24)
@@ -306,3 +307,9 @@ def test_two_processes_share_every_epoch_and_repeat_nothing(tmp_path: Path) -> N
     assert together == alone[:6]
     assert first["val"] == ["0", "2", "4", "6"]
     assert second["val"] == ["1", "3", "5"]
+
+
+def test_workers_keep_freed_memory() -> None:
+    data = _NoiseModule(batch_size=2)
+    data.setup("fit")
+    assert data.train_dataloader().worker_init_fn is keep_freed_memory

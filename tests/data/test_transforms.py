@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from scan_lightning.data.transforms import (
     PADDING_GREY,
     EvaluationTransform,
     TrainingTransform,
+    _ScaleSaturation,
+    nearest_indices,
     resized_shape,
     ssd_colour_jitter,
 )
@@ -151,6 +154,36 @@ def test_labels_beyond_8_and_16_bits_survive() -> None:
     labels = np.full((16, 16), 70000)
     _, moved = _plain(shortest_sides=(24,), crop_size=24)(image, labels, np.random.default_rng(0))
     assert (moved == 70000).all()
+
+
+def test_nearest_indices_are_those_of_pillow() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        length, target = int(rng.integers(1, 700)), int(rng.integers(1, 700))
+        start = float(rng.uniform(0, length)) if rng.random() < 0.8 else 0.0
+        end = float(rng.uniform(start, length)) if rng.random() < 0.8 else float(length)
+        ramp = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+        expected = np.array(ramp.resize((target, 1), Image.Resampling.NEAREST, box=(start, 0, end, 1)))[0]
+        assert (nearest_indices(start, end, target) == expected).all(), (length, target, start, end)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64])
+def test_labels_of_any_integer_type_give_the_same(dtype: type[np.integer[Any]]) -> None:
+    image, labels = _blocks(48, 64)
+    transform = _plain(shortest_sides=(100,))
+    expected = transform(image, labels, np.random.default_rng(0))[1]
+    moved = transform(image, labels.astype(dtype), np.random.default_rng(0))[1]
+    assert moved.dtype == np.int64
+    assert (moved == expected).all()
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.93, 1.5])
+def test_saturation_is_multiplied_and_clipped(factor: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = np.minimum(hsv[..., 1] * factor, 255)
+    expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    assert (_ScaleSaturation(limit=0.5).apply(image, factor=factor) == expected).all()
 
 
 def _jittered(pixel: tuple[int, int, int], count: int) -> list[tuple[int, ...]]:
