@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm import create_model
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 from transformers import AutoConfig, Mask2FormerForUniversalSegmentation, SwinForImageClassification
@@ -132,6 +133,16 @@ def test_swin_file_leaves_the_rest_alone(
     changed = {name for name, tensor in loaded.items() if not torch.equal(tensor, plain[name])}
     assert changed
     assert all(name.startswith(f"{BACKBONE}swin.") for name in changed)
+
+
+def test_swin_b_of_timm_has_the_tensors_of_the_papers_backbone() -> None:
+    """At full size, on the meta device: names and shapes of swin_base_patch4_window12_384, whatever its weights."""
+    with torch.device("meta"):
+        timm = create_model("swin_base_patch4_window12_384", pretrained=False).state_dict()
+        backbone: Any = MaskSegmenter(config=SegmenterConfig(), embedding_dim=512).model.pixel_level_module.encoder
+    expected = {name: tensor.shape for name, tensor in backbone.swin.state_dict().items()}
+    for state in (timm, own_names(timm)):
+        assert {name: tensor.shape for name, tensor in from_swin_names(state).items()} == expected
 
 
 def test_from_swin_names_splits_the_joint_projection() -> None:
