@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from scan_lightning.callbacks.record import append_row
 from scan_lightning.callbacks.results import ResultsCallback
-from scan_lightning.types import MaskTextBatch
+from scan_lightning.types import MaskTextBatch, RegionTextBatch
 
 _PREFIX = "val/"
 
@@ -18,18 +20,18 @@ _PREFIX = "val/"
 class AccuracyCallback(ResultsCallback):
     """Add a row of the validation's accuracies to a CSV file: after ``validate``, and once at the end of ``fit``.
 
-    Accuracies are fractions in the row and percent in the table; ``steps`` says after how many steps of training they
-    were measured, 0 for the original CLIP. Arguments are those of `ResultsCallback`.
+    Accuracies are fractions in the row and percent in the table; ``regions`` says on how many they were measured,
+    ``steps`` after how many steps of training, 0 for the original CLIP. Arguments are those of `ResultsCallback`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._names: set[str] = set()
+        self._regions = 0
         self._scores: dict[str, float] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting images."""
-        self._names = set()
+        """Start counting regions."""
+        self._regions = 0
 
     def on_validation_batch_end(
         self,
@@ -40,12 +42,14 @@ class AccuracyCallback(ResultsCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Remember the batch's images."""
-        if isinstance(batch, MaskTextBatch):
-            self._names.update(batch.image_ids)
+        """Count the batch's regions; with several loaders those of the first."""
+        if isinstance(batch, MaskTextBatch | RegionTextBatch) and dataloader_idx == 0:
+            self._regions += len(batch.texts)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the accuracies, and report those of ``validate``."""
+        if trainer.sanity_checking:
+            return
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(_PREFIX)}
         self._scores = {name.removeprefix(_PREFIX): value for name, value in values.items()}
         if trainer.state.fn == "validate":
@@ -58,10 +62,13 @@ class AccuracyCallback(ResultsCallback):
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and write the row, in the first process."""
+        regions = torch.tensor(self._regions, device=pl_module.device)
+        regions = cast(Tensor, trainer.strategy.reduce(regions, reduce_op="sum"))  # collective
         if not trainer.is_global_zero:
             return
-        row = self._row(trainer, pl_module, {}, len(self._names))
-        row |= {"steps": trainer.global_step, **{name: round(value, 6) for name, value in self._scores.items()}}
+        row = self._row(trainer, pl_module, {}, 0) | {"regions": int(regions), "steps": trainer.global_step}
+        row |= {name: round(value, 6) for name, value in self._scores.items()}
+        row.pop("images")
         table = Table(title=f"{row['name']}: {row['steps']} steps, mean over classes in %", title_justify="left")
         table.add_column("regions")
         table.add_column("zero-shot accuracy", justify="right")
@@ -71,4 +78,10 @@ class AccuracyCallback(ResultsCallback):
         console.print(table)
         append_row(self.path, row)
         console.print(f"row added to {self.path}")
-        self._log(trainer, row, self._scores)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(
+                {f"results/{name}": value for name, value in row.items() if name not in self._scores}
+            )
+            logger.log_metrics(
+                {f"results/{name}": value for name, value in self._scores.items()}, step=trainer.global_step
+            )
