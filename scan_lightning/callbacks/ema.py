@@ -25,7 +25,7 @@ class ExponentialAverage(WeightAveraging):
     def __init__(self, *, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay: expected a share in [0, 1), got {decay}")
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the average to the network's device, which it did not have yet in setup, and share what is frozen.
