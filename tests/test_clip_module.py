@@ -122,6 +122,16 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+def test_embeddings_of_the_text_tower_have_no_weight_decay() -> None:
+    model = module()
+    trainer(limit_val_batches=0, limit_train_batches=1).fit(model, datamodule=shapes_regions())
+    decayed, plain = ({id(p) for p in group["params"]} for group in model.optimizers().param_groups)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert decayed | plain == set(names)
+    matrices = {names[key] for key in plain if dict(model.named_parameters())[names[key]].ndim > 1}
+    assert matrices == {"clip.positional_embedding", "clip.token_embedding.weight"}
+
+
 def test_wrong_arguments_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learning_rate"):
         module(learning_rate=0.0)
