@@ -253,7 +253,7 @@ class ScanModule(LightningModule):
         return build_optimizer(groups, self.trainer.estimated_stepping_batches, self.optimizer_config)
 
     def on_fit_start(self) -> None:
-        """Keep DDP from sending buffers round: all are constants, and with uneven shards validation would wait."""
+        """Keep DDP from sending buffers round before a forward pass: they are constants."""
         if isinstance(self.trainer.model, DistributedDataParallel):
             self.trainer.model.broadcast_buffers = False
 
