@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import sys
 import zipfile
@@ -11,10 +12,14 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from scan_lightning.callbacks import ResultsCallback
+from scan_lightning.callbacks import InterruptionCallback, MonitorCallback, ResultsCallback
+from scan_lightning.callbacks.checkpointing import WholeCheckpointIO, checkpoint_folders, newest_good
+from scan_lightning.callbacks.interruption import Interrupted
 from scan_lightning.commands import benchmark, convert, data, evaluate, pairs, plan, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
@@ -73,20 +78,55 @@ class ScanCLI(LightningCLI):
             print("scan-lightning: no --ckpt_path given, the network keeps its initial weights", file=sys.stderr)
         if "return_predictions" in config:
             config["return_predictions"] = False  # callbacks write them; keeping them all would fill the memory
+        config.trainer["logger"] = _importable_loggers(config.trainer.get("logger"))
         if self.config.subcommand == "test":
             config["verbose"] = False  # ResultsCallback prints the table, with the meaning of each score
 
     def after_instantiate_classes(self) -> None:
-        """Give the full configuration to the callbacks that record it."""
+        """Give the full configuration to the callbacks that record it; make the run safe and watched."""
         config = self.config[self.config.subcommand]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResultsCallback) and callback.config is None:
                 callback.config = _plain(config)
+        trainer: Trainer = self.trainer
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        if self.config.subcommand == "fit":
+            present: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            if trainer.loggers and not any(isinstance(callback, LearningRateMonitor) for callback in present):
+                present.append(LearningRateMonitor(logging_interval="step"))
+            if not any(isinstance(callback, MonitorCallback) for callback in present):
+                present.append(MonitorCallback())
+            present.append(InterruptionCallback())  # after those that write checkpoints and those that stop
+        if config.get("ckpt_path") == "last":
+            self._find_last()
+
+    def _find_last(self) -> None:
+        """Put the newest undamaged checkpoint in the place of "last"."""
+        folders = checkpoint_folders(self.trainer.callbacks)  # type: ignore[attr-defined]
+        if not folders:
+            return  # Lightning knows where its own folders are
+        path = newest_good(folders, check_checkpoint)
+        if path is None and self.config.subcommand != "fit":
+            raise FileNotFoundError(f"ckpt_path last: no checkpoint in {', '.join(map(str, folders))}")
+        self.config_init[self.config.subcommand]["ckpt_path"] = None if path is None else str(path)
+        if path is None:
+            print("scan-lightning: no last checkpoint yet, training begins anew", file=sys.stderr)
 
     def after_fit(self) -> None:
         """Test the final weights, where the configuration says so."""
         if self.config[self.config.subcommand].get("test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+
+def _importable_loggers(loggers: Any) -> Any:
+    """Leave out Weights & Biases where it is not installed: the other loggers write the same numbers."""
+    if not isinstance(loggers, list) or importlib.util.find_spec("wandb") is not None:
+        return loggers
+    kept = [logger for logger in loggers if not str(logger.get("class_path")).endswith("WandbLogger")]
+    if len(kept) < len(loggers):
+        print("scan-lightning: wandb is not installed, the other loggers write the same numbers", file=sys.stderr)
+    return kept
 
 
 def _plain(config: Namespace) -> dict[str, Any]:
@@ -161,7 +201,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 for success, 1 for a failure that has been reported.
+        Exit status: 0 for success, 1 for a failure that has been reported, 128 and the signal's number after a signal.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
@@ -174,7 +214,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except pickle.UnpicklingError:
         print("scan-lightning: a checkpoint was refused: it holds more than tensors and plain values", file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FloatingPointError) as error:
+    except Interrupted as interrupted:
+        print(f"scan-lightning: {interrupted}", file=sys.stderr)
+        return interrupted.status
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"scan-lightning: {error}", file=sys.stderr)
         return 1
     return 0
