@@ -40,7 +40,7 @@ model:
     network:
       semantic_integration: {{dropout: 0.0}}
 data:
-  init_args: {{batch_size: 4, train_size: 40, val_size: 3, test_size: 3, image_size: 64}}
+  init_args: {{batch_size: 4, train_size: 40, val_size: 3, test_size: 3, eval_batch_size: 1, image_size: 64}}
 """
 
 
