@@ -16,9 +16,10 @@ from scan_lightning.commands.evaluate_plan import Planner, Task, Wanted, wanted_
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Subject, read_subject
 from scan_lightning.commands.evaluate_run import read_rows, run_task
 from scan_lightning.commands.evaluate_table import print_table, published_table, score_table, write_table
-from scan_lightning.models.pretrained import SHIPPED_SCAN
 
 PROG = "scan-lightning evaluate"
+PROJECT_SETTINGS = Path("experiments", "eval")
+"""Folder of overlays in a working copy of the project, for networks without a recipe and recipes from elsewhere."""
 _PASSED_ON = ("--trainer.", "--model.", "--data.")
 
 
@@ -45,13 +46,10 @@ def main(args: Sequence[str], *, check_checkpoint: Callable[[Path], None]) -> in
 def _run(options: argparse.Namespace, overrides: tuple[str, ...], check_checkpoint: Callable[[Path], None]) -> int:
     """Plan everything, run what has no row yet, and write the tables."""
     wanted, absent = _wanted(options)
-    weights = options.weights
-    if not options.config and options.ckpt_path is None and weights is None:
-        weights = SHIPPED_SCAN
     subject = read_subject(
         options.config,
         ckpt_path=options.ckpt_path,
-        weights=weights,
+        weights=options.weights,
         text_cache=options.output / "text_cache",
         check_checkpoint=check_checkpoint,
     )
@@ -63,6 +61,8 @@ def _run(options: argparse.Namespace, overrides: tuple[str, ...], check_checkpoi
         overrides=overrides,
         limit=options.limit,
     )
+    if planner.settings is None and planner.backbone_name is not None:
+        _warn(f"expected {PROJECT_SETTINGS} here or --settings, found neither: benchmarks get the network's settings")
     failures: dict[str, str] = {}
     tasks = _plan(planner, wanted, failures)
     _evaluate(tasks, subject, planner.parser, options.output, failures, force=options.force)
@@ -91,13 +91,13 @@ def _wanted(options: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
 
 
 def _settings(options: argparse.Namespace) -> Path | None:
-    """Find the folder of overlays: the given one, or ``eval`` beside the recipe."""
+    """Find the folder of overlays: the given one, ``eval`` beside the recipe, or that of the project's experiments."""
     if options.settings is not None:
         if not options.settings.is_dir():
             raise NotADirectoryError(f"settings: expected a folder of <backbone>/<benchmark>.yaml, {options.settings}")
         return Path(options.settings)
-    beside = [path.parent / "eval" for path in options.config]
-    return next((path for path in beside if path.is_dir()), None)
+    places = [*(path.parent / "eval" for path in options.config), PROJECT_SETTINGS]
+    return next((path for path in places if path.is_dir()), None)
 
 
 def _plan(planner: Planner, wanted: Sequence[Wanted], failures: dict[str, str]) -> list[Task]:
@@ -220,12 +220,13 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         metavar="FOLDER",
-        help="network that fit has exported; needs no recipe (the shipped one)",
+        help="network that fit has exported; needs no recipe, but takes overlays (the shipped one)",
     )
     add("--root", type=Path, metavar="DIR", help="folder that holds the data sets (data; with --data alone, none)")
     add("--benchmarks", metavar="NAMES", help="such as a150,pc59 (all that are on disk)")
     add("--data", type=Path, action="append", default=[], metavar="FILE", help="own data: a YAML file's section data")
-    add("--settings", type=Path, metavar="DIR", help="folder of <backbone>/<benchmark>.yaml (eval beside the recipe)")
+    places = f"eval beside the recipe, else {PROJECT_SETTINGS.as_posix()}"
+    add("--settings", type=Path, metavar="DIR", help=f"folder of <backbone>/<benchmark>.yaml ({places})")
     add("--backbone", metavar="NAME", help="such as vit_b16 (that of the configured CLIP)")
     add("--output", type=Path, default=Path("outputs/evaluation"), metavar="DIR", help="(outputs/evaluation)")
     add("--limit", type=_count, metavar="N", help="look at the first N images of each benchmark, for a try")

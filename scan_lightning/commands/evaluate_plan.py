@@ -167,6 +167,7 @@ class Planner:
             OSError: If a file of the data cannot be read.
         """
         overlay = self.overlay(wanted.name)
+        base, own = ([], [overlay.as_posix()]) if overlay else ([self.subject.settings_from], [])
         sections = [*self.subject.sections, {"data": wanted.data}, *([read_section(overlay)] if overlay else [])]
         config = self.parser.resolve(sections, self.overrides, what=str(overlay or wanted.name))
         datamodule = self.parser.datamodule(config)
@@ -181,7 +182,7 @@ class Planner:
             name=wanted.name,
             title=official.benchmark.paper_name if official else wanted.title,
             config=config,
-            settings=overlay.as_posix() if overlay else self.subject.settings_from,
+            settings=", ".join([*base, *self.subject.overlays, *own]),
             datamodule=datamodule,
             images=images,
             published=None if official is None else official.benchmark.splits[official.eval_split],

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from scan_lightning.callbacks.record import file_hash
-from scan_lightning.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, load_scan, recommended_settings
+from scan_lightning.models.pretrained import CONFIG_NAME, SHIPPED_SCAN, WEIGHTS_NAME, load_scan, recommended_settings
 
 Section = dict[str, Any]
 """A part of a configuration, as a YAML file holds it."""
@@ -37,6 +37,7 @@ class Subject:
         ckpt_path: Lightning checkpoint to load, or None where the sections name the weights.
         checkpoint_hash: sha256 of the weights.
         settings_from: Where the test-time settings stand that no overlay changes.
+        overlays: Overlays of these settings that hold for every benchmark.
     """
 
     sections: tuple[Section, ...]
@@ -44,6 +45,7 @@ class Subject:
     ckpt_path: Path | None
     checkpoint_hash: str
     settings_from: str
+    overlays: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> str | None:
@@ -67,9 +69,9 @@ def read_subject(
     """Find out what is to be evaluated.
 
     Args:
-        recipes: Recipe and overlays of it; none takes the architecture from the weights.
+        recipes: Recipe and overlays of it; overlays alone, or nothing, take the architecture from the weights.
         ckpt_path: Lightning checkpoint of the recipe's network.
-        weights: Folder from `save_scan`.
+        weights: Folder from `save_scan`; None for that of the recipe, without one for the shipped network.
         text_cache: Where text features are remembered if no recipe says so.
         check_checkpoint: Raises unless a file is a readable checkpoint.
 
@@ -80,15 +82,17 @@ def read_subject(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged, or the arguments do not go together.
     """
-    if ckpt_path is not None and not recipes:
-        raise ValueError("ckpt_path: expected the recipe of this checkpoint with it, give it with -c")
     sections = [read_section(path) for path in recipes]
     for section in sections:
         section.pop("data", None)  # that of training
     seeds = [section.pop("seed_everything", None) for section in sections]
+    overlays = tuple(path.as_posix() for path, section in zip(recipes, sections, strict=True) if _is_overlay(section))
     settings_from = "the recipe"
-    if not recipes and weights is not None:
-        sections = [_from_weights(weights, text_cache)]
+    if not any(_at(section, "model", "class_path") for section in sections):
+        if ckpt_path is not None:
+            raise ValueError("ckpt_path: expected the recipe of this checkpoint with it, give it with -c")
+        weights = weights or SHIPPED_SCAN
+        sections.insert(0, _from_weights(weights, text_cache))
         settings_from = "the weights' own"
     if ckpt_path is not None:
         check_checkpoint(ckpt_path)
@@ -111,6 +115,7 @@ def read_subject(
         ckpt_path=ckpt_path,
         checkpoint_hash=digest,
         settings_from=settings_from,
+        overlays=overlays,
     )
 
 
@@ -229,6 +234,12 @@ def _from_weights(folder: Path, text_cache: Path) -> Section:
     settings = asdict(recommended_settings(folder))
     arguments = {"network": network, "inference": settings, "text_cache": str(text_cache)}
     return {"model": {"class_path": "scan_lightning.module.ScanModule", "init_args": arguments}}
+
+
+def _is_overlay(section: Section) -> bool:
+    """Tell whether a file changes test-time settings of a model that another one names."""
+    names_model = _at(section, "model", "class_path") is not None
+    return not names_model and _at(section, "model", "init_args", "inference") is not None
 
 
 def _folder_hash(folder: Path, names: Iterable[str]) -> str:

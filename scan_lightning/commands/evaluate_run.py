@@ -123,14 +123,19 @@ def run_task(task: Task, subject: Subject, parser: RecipeParser, output: Path) -
     }
     trainer = Trainer(**arguments)
     if task.limit is not None:
-        per_step = getattr(task.datamodule, "eval_batch_size", 1) * trainer.world_size
-        trainer.limit_test_batches = math.ceil(task.limit / per_step)
+        _limit_images(trainer, task.datamodule, task.limit)
     if trainer.is_global_zero:
         place = output / "configs" / f"{task.name}-{task.key[:8]}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place, json.dumps(json.loads(canonical_json(config)), indent=1) + "\n", durable=False)
     checkpoint = None if subject.ckpt_path is None else str(subject.ckpt_path)
     trainer.test(model, datamodule=task.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+
+
+def _limit_images(trainer: Trainer, datamodule: Any, limit: int) -> None:
+    """Stop after some images, with batches of which a whole number makes that many; a last step takes all processes."""
+    datamodule.eval_batch_size = math.gcd(limit, getattr(datamodule, "eval_batch_size", 1))
+    trainer.limit_test_batches = math.ceil(limit / (datamodule.eval_batch_size * trainer.world_size))
 
 
 def read_rows(output: Path) -> dict[str, dict[str, str]]:

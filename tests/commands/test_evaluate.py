@@ -154,10 +154,10 @@ def test_evaluate_runs_again_with_other_weights(
 
 
 def test_evaluate_limit_looks_at_the_first_images(saved_scan: Path) -> None:
-    assert run("--weights", saved_scan, "--data=stripes.yaml", "--limit=2") == 0
+    assert run("--weights", saved_scan, "--data=stripes.yaml", "--limit=3") == 0  # batches of 2
     (row,) = rows()
-    assert (row["images"], row["limit"]) == ("2", "2")
-    assert float(row["miou_any"]) == pytest.approx(expected_scores(saved_scan, 2)["miou_any"], abs=1e-6)
+    assert (row["images"], row["limit"]) == ("3", "3")
+    assert float(row["miou_any"]) == pytest.approx(expected_scores(saved_scan, 3)["miou_any"], abs=1e-6)
     assert "first images only" in Path("out", "evaluation.md").read_text("utf-8")
 
 
@@ -178,6 +178,21 @@ def test_evaluate_takes_what_is_on_disk_with_its_settings(
     text = Path("out", "evaluation.md").read_text("utf-8")
     assert "Not on disk: A-847, PC-59, PC-459, COCO-Stuff, PC-60, Cityscapes." in text
     assert "Images looked at, of those that the benchmark has: A-150 2 of 2,000, PAS-20 2 of 1,449" in text
+
+
+def test_evaluate_without_a_recipe_takes_the_settings_of_the_project(
+    saved_scan: Path, benchmarks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = Path("experiments", "eval", "vit_b16", "voc20.yaml")
+    call = ("--weights", saved_scan, "--root", benchmarks, "--benchmarks=voc20", "--backbone=vit_b16", *SMALL)
+    assert run(*call) == 0
+    assert "expected experiments/eval here or --settings, found neither" in capsys.readouterr().err
+    assert [line["settings"] for line in table()] == ["the weights' own"]
+    overlay.parent.mkdir(parents=True)
+    overlay.write_text("model: {init_args: {inference: {ensemble_weight: 0.25}}}", "utf-8")
+    assert run(*call) == 0
+    assert "found neither" not in capsys.readouterr().err
+    assert [line["settings"] for line in table()] == [overlay.as_posix()]
 
 
 def test_evaluate_shows_published_numbers_as_such(saved_scan: Path, benchmarks: Path, tested: list[str]) -> None:

@@ -54,6 +54,17 @@ def test_evaluate_checkpoint_of_a_recipe(make_module: Callable[..., ScanModule],
     assert table()[0]["settings"].endswith("eval/own/stripes.yaml")
 
 
+def test_evaluate_overlay_of_weights_without_a_recipe(saved_scan: Path) -> None:
+    flip = (EXPERIMENTS / "eval" / "flip.yaml").as_posix()
+    assert run("--weights", saved_scan, "--data=stripes.yaml") == 0
+    assert run("--weights", saved_scan, "--data=stripes.yaml", "-c", flip) == 0
+    plain, flipped = rows()
+    assert (plain["settings"], flipped["settings"]) == ("the weights' own", f"the weights' own, {flip}")
+    assert plain["checkpoint_hash"] == flipped["checkpoint_hash"]
+    used = [json.loads(path.read_text("utf-8")) for path in Path("out", "configs").iterdir()]
+    assert sorted(config["model"]["init_args"]["inference"]["flip"] for config in used) == [False, True]
+
+
 class Bomb:
     """Makes a folder when it is unpickled."""
 
@@ -65,6 +76,7 @@ class Bomb:
     ("arguments", "message"),
     [
         (["--ckpt_path=some.ckpt", "--data=stripes.yaml"], "ckpt_path: expected the recipe of this checkpoint"),
+        (["--ckpt_path=some.ckpt", "-c=empty.yaml", "--data=stripes.yaml"], "ckpt_path: expected the recipe of this"),
         (["--benchmarks=a150,a999"], "benchmark: expected one of a150"),
         (["--benchmarks=a150,ade20k_150"], "expected each benchmark once"),
         (["--root=nowhere"], "expected benchmarks below nowhere, found none of A-150, A-847"),
