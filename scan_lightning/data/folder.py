@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from scan_lightning.data.benchmarks import INVALID_LABEL
 from scan_lightning.data.layout import FolderLayout, ImagePair
 from scan_lightning.data.source import FolderSource
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
-from scan_lightning.data.vocabulary import hierarchy_by_name, parse_vocabulary, read_json
+from scan_lightning.data.vocabulary import hierarchy_by_name, parse_vocabulary, read_json, with_seen
 from scan_lightning.types import IGNORE_INDEX, ClassHierarchy, Vocabulary
 
 _IGNORE_KEYS = ("ignore_value_in_files", "ignore_value")
@@ -179,7 +178,7 @@ class FolderDataModule(SegmentationDataModule):
         content = read_json(self._layout.inside(path))
         vocabulary = parse_vocabulary(content, where=str(path))
         if self.seen is not None:
-            vocabulary = _with_seen(vocabulary, self.seen, where=str(path))
+            vocabulary = with_seen(vocabulary, self.seen, where=f"classes in {path}")
         parents = {entry["name"]: entry["parents"] for entry in content["classes"] if "parents" in entry}
         return _Classes(
             vocabulary=vocabulary,
@@ -204,16 +203,6 @@ class FolderDataModule(SegmentationDataModule):
             if pair.label is not None and not np.isin(source.read_labels(pair.label), unseen).any()
         ]
         return FolderSource(kept, label_table=source.label_table)
-
-
-def _with_seen(vocabulary: Vocabulary, seen: Sequence[str], *, where: str) -> Vocabulary:
-    """Replace the seen flags."""
-    for name in seen:
-        if name not in vocabulary.names:
-            raise ValueError(f"seen: expected names of classes in {where}, got {name!r}")
-    if not seen:
-        raise ValueError("seen: expected at least one name, got none")
-    return replace(vocabulary, seen=tuple(name in seen for name in vocabulary.names))
 
 
 def _ignore_value(content: dict[str, Any], num_classes: int, *, where: str) -> int:

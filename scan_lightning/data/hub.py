@@ -16,13 +16,13 @@ from scan_lightning.data.base import (
     Split,
     TrainingDataset,
 )
-from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map, with_seen
+from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map
 from scan_lightning.data.hub_loading import HubDataset
 from scan_lightning.data.hub_rows import HubSource, RowReader
 from scan_lightning.data.streaming import StreamedEvaluation, StreamedTraining, StreamLoader
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
-from scan_lightning.data.vocabulary import load_hierarchy
+from scan_lightning.data.vocabulary import load_hierarchy, with_seen
 from scan_lightning.types import ClassHierarchy, Sample, Vocabulary
 
 

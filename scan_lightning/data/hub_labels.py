@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scan_lightning.data.benchmarks import INVALID_LABEL
 from scan_lightning.data.images import ImageFileError
 from scan_lightning.data.vocabulary import parse_vocabulary, read_json
 from scan_lightning.data.words import load_words
 from scan_lightning.types import IGNORE_INDEX, Vocabulary
 
-_INVALID = -2
 _WIDEST = 2**20
 """Bound of the table's length, far above what 16-bit label maps need."""
 
@@ -56,7 +55,7 @@ class LabelTable:
         length = max(labels) - self._low + 1
         if length > _WIDEST:
             raise ValueError(f"label_map: expected values at most {_WIDEST} apart, got {self._low} to {max(labels)}")
-        self._table = np.full(length, _INVALID, dtype=np.int64)
+        self._table = np.full(length, INVALID_LABEL, dtype=np.int64)
         for value, label in labels.items():
             self._table[value - self._low] = label
 
@@ -75,9 +74,9 @@ class LabelTable:
         """
         places = values.astype(np.int64) - self._low
         inside = (places >= 0) & (places < len(self._table))
-        labels = np.where(inside, self._table[np.where(inside, places, 0)], _INVALID)
-        if (labels == _INVALID).any():
-            wrong = np.unique(values[labels == _INVALID]).tolist()
+        labels = np.where(inside, self._table[np.where(inside, places, 0)], INVALID_LABEL)
+        if (labels == INVALID_LABEL).any():
+            wrong = np.unique(values[labels == INVALID_LABEL]).tolist()
             raise ImageFileError(
                 f"{where}: expected {self._describe()}, got {wrong[:10]}; name these in label_map or ignore_values"
             )
@@ -139,26 +138,6 @@ def read_label_map(source: Mapping[int, int] | str | Path | None) -> dict[int, i
             raise ValueError(f"{source}: expected pairs of integers such as {{'7': 0}}, got {value!r}: {label!r}")
         table[int(value)] = label
     return table
-
-
-def with_seen(vocabulary: Vocabulary, seen: Collection[str]) -> Vocabulary:
-    """Replace the seen flags.
-
-    Args:
-        vocabulary: The classes.
-        seen: Names of those to train on.
-
-    Returns:
-        The vocabulary with new flags.
-
-    Raises:
-        ValueError: If there is no name, or one that is no class.
-    """
-    if unknown := [name for name in seen if name not in vocabulary.names]:
-        raise ValueError(f"seen: expected names of the vocabulary, got {unknown[0]!r}")
-    if not seen:
-        raise ValueError("seen: expected at least one name, got none")
-    return replace(vocabulary, seen=tuple(name in seen for name in vocabulary.names))
 
 
 def _labels(num_classes: int, label_map: Mapping[int, int] | None, label_offset: int) -> dict[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,27 @@ def parse_vocabulary(content: Mapping[str, Any], *, where: str) -> Vocabulary:
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
+
+
+def with_seen(vocabulary: Vocabulary, seen: Collection[str], *, where: str = "the vocabulary") -> Vocabulary:
+    """Replace the seen flags.
+
+    Args:
+        vocabulary: The classes.
+        seen: Names of those to train on.
+        where: What holds the names, for messages.
+
+    Returns:
+        The vocabulary with new flags.
+
+    Raises:
+        ValueError: If there is no name, or one that is no class.
+    """
+    if unknown := [name for name in seen if name not in vocabulary.names]:
+        raise ValueError(f"seen: expected names of {where}, got {unknown[0]!r}")
+    if not seen:
+        raise ValueError("seen: expected at least one name, got none")
+    return replace(vocabulary, seen=tuple(name in seen for name in vocabulary.names))
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
+from scan_lightning.cli import read_recipe
 from scan_lightning.data.base import SegmentationDataModule, Split
 from scan_lightning.data.folder import FolderDataModule
 from scan_lightning.data.images import ImageFileError
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
 from scan_lightning.types import IGNORE_INDEX, Batch, Sample
 
+PROJECT = Path(__file__).parents[2]
 CLASSES = {
     "classes": [
         {"id": 0, "name": "sky", "synonyms": ["sky", "clouds"], "color": [0, 0, 255]},
@@ -73,6 +76,23 @@ def test_vocabulary_and_hierarchy(made_once: Path) -> None:
     assert data.training_vocabulary.names == ("sky", "vehicle")
     assert data.hierarchy is not None
     assert data.hierarchy.parents == {2: (1,)}
+
+
+def test_classes_of_the_readme_are_read_with_the_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (PROJECT / "README.md").read_text("utf-8")
+    (example,) = (block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"classes"' in block)
+    overlay, recipe = PROJECT / "experiments" / "data" / "folder.yaml", PROJECT / "experiments" / "quickstart.yaml"
+    config = read_recipe(["fit", f"--config={recipe}", f"--config={overlay}"]).data
+    assert config.class_path == "scan_lightning.data.FolderDataModule"
+    monkeypatch.chdir(tmp_path)
+    root = Path(config.init_args.root)
+    root.mkdir(parents=True)
+    (root / "classes.json").write_text(example, "utf-8")
+    data = FolderDataModule(**config.init_args.as_dict())
+    assert data.vocabulary.names[0] == "sky"
+    assert 0 < data.training_vocabulary.num_classes < data.vocabulary.num_classes
+    assert data.hierarchy is not None
+    assert data.hierarchy.parents
 
 
 def test_evaluation_labels_are_of_the_complete_vocabulary(made_once: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_hub import TRUTH, make, png, rows, samples, shade, table
 
-from scan_lightning.cli import main
+from scan_lightning.cli import main, read_recipe
 from scan_lightning.types import IGNORE_INDEX
 
 
@@ -189,3 +189,13 @@ def test_command_line_names_what_is_wrong(
     options = [f"--data.init_args.path={made / 'parquet'}", f"--data.init_args.cache_dir={tmp_path / 'cache'}"]
     assert main(["fit", "--config=recipe.yaml", *options, "--data.init_args.image_column=picture"]) == 1
     assert "image_column: expected one of the columns ['image', 'label', 'name']" in capsys.readouterr().err
+
+
+def test_overlay_over_the_quickstart_takes_none_of_its_numbers() -> None:
+    experiments = Path(__file__).parents[2] / "experiments"
+    files = (experiments / "quickstart.yaml", experiments / "data" / "hub.yaml")
+    before, after = (read_recipe(["fit", *(f"--config={file}" for file in files[:count])]).data for count in (1, 2))
+    assert after.class_path == "scan_lightning.data.HubDataModule"
+    assert before.init_args.train_size is not None
+    assert after.init_args.train_size is None
+    assert after.init_args.batch_size != before.init_args.batch_size

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from tiny_hub import WORDS
 
-from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map, with_seen
+from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map
 from scan_lightning.data.images import ImageFileError
-from scan_lightning.types import Vocabulary
 
 SCENE = np.array([[0, 1], [2, 255]], np.uint8)
 
@@ -113,12 +112,3 @@ def test_label_map_from_a_file(tmp_path: Path) -> None:
         path.write_text(wrong, "utf-8")
         with pytest.raises(ValueError, match=r"map\.json: expected pairs of integers such as"):
             read_label_map(str(path))
-
-
-def test_seen_names() -> None:
-    vocabulary = Vocabulary.from_words(WORDS)
-    assert with_seen(vocabulary, ["road", "sky"]).seen == (True, False, True)
-    with pytest.raises(ValueError, match="seen: expected names of the vocabulary, got 'boat'"):
-        with_seen(vocabulary, ["sky", "boat"])
-    with pytest.raises(ValueError, match="seen: expected at least one name, got none"):
-        with_seen(vocabulary, [])

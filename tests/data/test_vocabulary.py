@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from scan_lightning.data.vocabulary import load_hierarchy, load_vocabulary, save_hierarchy, save_vocabulary, write_json
+from scan_lightning.data.vocabulary import (
+    load_hierarchy,
+    load_vocabulary,
+    save_hierarchy,
+    save_vocabulary,
+    with_seen,
+    write_json,
+)
 from scan_lightning.types import ClassHierarchy, Vocabulary
 
 
@@ -119,3 +126,12 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path) -> None:
         write_json({"a": object()}, path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_seen_names() -> None:
+    vocabulary = Vocabulary.from_words(["sky", "tree", "road"])
+    assert with_seen(vocabulary, ["road", "sky"]).seen == (True, False, True)
+    with pytest.raises(ValueError, match="seen: expected names of the vocabulary, got 'boat'"):
+        with_seen(vocabulary, ["sky", "boat"])
+    with pytest.raises(ValueError, match="seen: expected at least one name, got none"):
+        with_seen(vocabulary, [])
