@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scan_lightning.callbacks.legend import MUTED, PAPER, draw_legend, hatch, legend_entries, shorten, writable
+from scan_lightning.callbacks.overlay_table import log_overlays
+from scan_lightning.callbacks.palette import vocabulary_palette
 from scan_lightning.files import whole_file
 from scan_lightning.types import IGNORE_INDEX, Batch, Segmentation, Vocabulary
 
@@ -23,61 +24,6 @@ UInt8 = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 MARGIN, FONT_SIZE, LEAST_WIDTH, LEAST_PANE = 16, 16, 480, 96
-
-
-@lru_cache
-def _spread_colors(count: int) -> UInt8:
-    """Pick ``count`` colours of the RGB cube, each as far as can be from those before it in CIELAB."""
-    levels = np.linspace(0, 255, 24).astype(np.uint8)
-    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(1, -1, 3)
-    lab = cv2.cvtColor(cube.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
-    chroma = np.hypot(lab[:, 1], lab[:, 2])
-    # Not so dark or grey that it looks like an ignored pixel, not so light that it looks like paper, not glaring.
-    usable = (lab[:, 0] > 35) & (lab[:, 0] < 88) & (chroma > 22) & (chroma < 78)
-    colors, lab = cube[0, usable], lab[usable]
-    first = int(np.argmin(np.linalg.norm(lab - np.array([55.0, 0.0, -50.0]), axis=1)))  # a calm blue
-    chosen, distance = [first], np.linalg.norm(lab - lab[first], axis=1)
-    while len(chosen) < min(count, len(colors)):
-        chosen.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-    return np.resize(colors[chosen], (count, 3)).astype(np.uint8)
-
-
-def color_palette(num_classes: int) -> UInt8:
-    """Choose one colour per class, as distinct as the number allows.
-
-    A shorter palette is the beginning of a longer one. No colour is black, grey or white, which mean ignored and paper.
-
-    Args:
-        num_classes: K, at least 1. Colours repeat after some thousands.
-
-    Returns:
-        uint8 (K, 3), RGB.
-
-    Raises:
-        ValueError: If ``num_classes`` is below 1.
-
-    Example:
-        >>> color_palette(3).shape
-        (3, 3)
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
-    return _spread_colors(num_classes).copy()
-
-
-def vocabulary_palette(vocabulary: Vocabulary) -> UInt8:
-    """Take the colours of a vocabulary, or choose them where it has none.
-
-    Args:
-        vocabulary: K classes.
-
-    Returns:
-        uint8 (K, 3), RGB.
-    """
-    if vocabulary.palette:
-        return np.array(vocabulary.palette, dtype=np.uint8)
-    return color_palette(vocabulary.num_classes)
 
 
 def _check(image: UInt8, label_map: Labels, num_classes: int) -> None:
@@ -223,7 +169,7 @@ class VisualizationCallback(Callback):
     """Write a panel of image, truth and prediction for the first images of a test or predict run, one PNG each.
 
     Files appear whole or not at all and replace those of an earlier run. Of several processes the first one writes, the
-    images that it has seen itself.
+    images that it has seen itself. Where Weights & Biases logs, they are a table there, too.
 
     Args:
         directory: Where the files go. Defaults to ``overlays`` in the trainer's log folder.
@@ -244,13 +190,13 @@ class VisualizationCallback(Callback):
         self.max_images = max_images
         self.opacity = opacity
         self._folder = Path()
-        self._written = 0
+        self._files: dict[str, Path] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settle the folder and start counting."""
         # Every process must ask for the log folder: the first one sends it to the others.
         self._folder = self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "overlays"
-        self._written = 0
+        self._files = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settle the folder and start counting."""
@@ -293,7 +239,7 @@ class VisualizationCallback(Callback):
 
     def _draw(self, segmentations: Sequence[Segmentation], batch: Batch, pl_module: LightningModule) -> None:
         """Write panels until ``max_images`` are written."""
-        for index, segmentation in enumerate(segmentations[: self.max_images - self._written]):
+        for index, segmentation in enumerate(segmentations[: self.max_images - len(self._files)]):
             vocabulary = getattr(pl_module, "vocabulary", None) or Vocabulary.from_words(segmentation.words)
             prediction = segmentation.label_map.cpu().numpy()
             truth = batch.label_maps[index] if batch.label_maps else None
@@ -304,5 +250,14 @@ class VisualizationCallback(Callback):
                 vocabulary,
                 opacity=self.opacity,
             )
-            save_png(picture, self._folder / file_name(segmentation.image_id))
-            self._written += 1
+            path = self._folder / file_name(segmentation.image_id)
+            save_png(picture, path)
+            self._files[segmentation.image_id] = path
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand the panels to Weights & Biases, where that is a logger."""
+        log_overlays(trainer, self._files)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand the panels over, see `on_test_end`."""
+        log_overlays(trainer, self._files)

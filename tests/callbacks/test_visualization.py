@@ -8,14 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from scan_lightning.callbacks.visualization import (
-    VisualizationCallback,
-    color_palette,
-    file_name,
-    overlay,
-    panel,
-    vocabulary_palette,
-)
+from scan_lightning.callbacks.palette import color_palette, vocabulary_palette
+from scan_lightning.callbacks.visualization import VisualizationCallback, file_name, overlay, panel
 from scan_lightning.types import IGNORE_INDEX, Batch, Segmentation, Vocabulary
 
 WORDS = Vocabulary(names=("sky", "grass", "ball"), seen=(True, True, False))
