@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scan_lightning.commands.console import make_table, output_console, print_line
+from scan_lightning.data.benchmark_files import what_is_there
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark
 from scan_lightning.data.registry import DATAMODULES
 from scan_lightning.data.survey import SplitSurvey, select_benchmarks, splits_on_disk, survey_split
@@ -33,6 +34,8 @@ def main(args: Sequence[str]) -> int:
         return 1
     _print_on_disk(benchmarks, surveys, options.root)
     _print_sources(benchmarks, surveys)
+    if not any(surveys.values()):
+        print_line(output_console(), f"None of them is in {options.root}: {what_is_there(options.root)}.")
     return 0
 
 

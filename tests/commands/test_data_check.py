@@ -66,6 +66,14 @@ def test_list_without_any_data(tmp_path: Path, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert "not on disk" in shown
     assert "on request" in shown
+    assert f"None of them is in {tmp_path / 'none'}: found no such folder; in {tmp_path} there is: nothing." in shown
+
+
+def test_list_of_an_archive_says_to_unpack_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "ADEChallengeData2016.zip"
+    archive.write_bytes(b"PK")
+    assert main(["data", "list", "a150", "--root", str(archive)]) == 0
+    assert capsys.readouterr().out.endswith(f"{archive}: found an archive: unpack it and give the folder.\n")
 
 
 def test_list_wrong_name(capsys: pytest.CaptureFixture[str]) -> None:

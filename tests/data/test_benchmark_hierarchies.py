@@ -1,6 +1,7 @@
 """SG-IoU parents of the benchmarks: the released tables, what they overwrite, and the cleaned variants."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import scan_lightning
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, load_benchmark
 
+SHARED = os.environ.get("SCAN_LIGHTNING_SHARED")
 PACKAGE = Path(scan_lightning.__file__).parent
 HIERARCHIES = {"ade20k_150": (33, 33), "ade20k_847": (306, 356), "pascal_context_459": (122, 142)}
 MUTUAL_PAIRS = {"ade20k_150": 1, "ade20k_847": 36, "pascal_context_459": 7}
@@ -47,6 +49,15 @@ def test_hierarchy_as_released(key: str) -> None:
     assert hierarchy.parents == {int(child): tuple(labels) for child, labels in content["parents"].items()}
     pairs = {(child, parent) for child, parents in hierarchy.parents.items() for parent in parents}
     assert len({pair for pair in pairs if pair[::-1] in pairs}) == 2 * MUTUAL_PAIRS[key]
+
+
+@pytest.mark.skipif(SHARED is None, reason="SCAN_LIGHTNING_SHARED names no folder")
+@pytest.mark.parametrize("key", HIERARCHIES)
+def test_hierarchy_as_in_the_collected_file(key: str) -> None:
+    collected = json.loads((Path(str(SHARED)) / "datasets" / "sg_iou_hierarchy.json").read_text("utf-8"))
+    hierarchy = load_benchmark(key).hierarchy()
+    assert hierarchy is not None
+    assert hierarchy.parents == {int(child): tuple(labels) for child, labels in collected[key].items()}
 
 
 @pytest.mark.parametrize("key", HIERARCHIES)
