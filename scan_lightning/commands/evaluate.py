@@ -16,6 +16,7 @@ from scan_lightning.commands.evaluate_plan import Planner, Task, Wanted, wanted_
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Subject, read_subject
 from scan_lightning.commands.evaluate_run import read_rows, run_task
 from scan_lightning.commands.evaluate_table import print_table, published_table, score_table, write_table
+from scan_lightning.data.benchmark_files import what_is_there
 
 PROG = "scan-lightning evaluate"
 PROJECT_SETTINGS = Path("experiments", "eval")
@@ -85,7 +86,8 @@ def _wanted(options: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
     if not wanted:
         raise FileNotFoundError(
             f"root: expected benchmarks below {root}, found none of {', '.join(absent)}; "
-            "`scan-lightning data list` tells where to get them, --data FILE takes your own data"
+            f"{what_is_there(root or Path())}; `scan-lightning data list` tells where to get them, --data FILE takes "
+            "your own data"
         )
     return wanted, absent
 

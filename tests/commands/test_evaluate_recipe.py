@@ -80,6 +80,7 @@ class Bomb:
         (["--benchmarks=a150,a999"], "benchmark: expected one of a150"),
         (["--benchmarks=a150,ade20k_150"], "expected each benchmark once"),
         (["--root=nowhere"], "expected benchmarks below nowhere, found none of A-150, A-847"),
+        (["--root=recipe.yaml"], "found a file; `scan-lightning data list` tells where"),
         (["--data=none.yaml"], "none.yaml: expected a YAML file, found no such file"),
         (["--data=empty.yaml"], "empty.yaml: expected a section data"),
         (["--data=broken.yaml"], "broken.yaml: not a configuration in YAML"),
