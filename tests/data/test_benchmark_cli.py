@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from data.miniature import BENCHMARK_KEYS, write_original
 
+from data.miniature import BENCHMARK_KEYS, write_original
 from scan_lightning.cli import main
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.models.segmenter import SegmenterConfig

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.miniature import BENCHMARK_KEYS, CONVERTED_KEYS, converted_path, names_of, write_converted, write_original
 from PIL import Image
 from scipy.io import savemat
 
+from data.miniature import BENCHMARK_KEYS, CONVERTED_KEYS, converted_path, names_of, write_converted, write_original
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.images import ImageFileError

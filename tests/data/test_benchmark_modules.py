@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from scipy.io import savemat
+
 from data.miniature import (
     CONVERTED_KEYS,
     SIZE,
@@ -18,10 +22,6 @@ from data.miniature import (
     write_converted,
     write_original,
 )
-from jsonargparse import ArgumentParser
-from PIL import Image
-from scipy.io import savemat
-
 from scan_lightning.data.ade20k import read_object_ids
 from scan_lightning.data.base import SegmentationDataModule
 from scan_lightning.data.benchmark_module import BenchmarkDataModule

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.miniature import CONVERTED_KEYS, write_converted, write_original
 from PIL import Image
 
+from data.miniature import CONVERTED_KEYS, write_converted, write_original
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, load_benchmark
 from scan_lightning.data.checking import Finding, check_files, check_names, write_report

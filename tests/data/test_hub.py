@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from tiny_hub import TRUTH, make, png, rows, samples, shade, table
 
+from data.tiny_hub import TRUTH, make, png, rows, samples, shade, table
 from scan_lightning.cli import main, read_recipe
 from scan_lightning.types import IGNORE_INDEX
 

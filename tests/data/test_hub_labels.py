@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_hub import WORDS
 
+from data.tiny_hub import WORDS
 from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map
 from scan_lightning.data.images import ImageFileError
 

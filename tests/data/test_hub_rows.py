@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_hub import LABELS, TRUTH, make, png, samples, shade, table
 
+from data.tiny_hub import LABELS, TRUTH, make, png, samples, shade, table
 from scan_lightning.data.images import ImageFileError
 from scan_lightning.types import Sample
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.miniature import check_split, labels_of, open_module, read_split, write_converted, write_original
 
+from data.miniature import check_split, labels_of, open_module, read_split, write_converted, write_original
 from scan_lightning.data.layout import DataLayoutError
 from scan_lightning.data.marker import MARKER_NAME, PreparedMarker, read_marker, write_marker
 

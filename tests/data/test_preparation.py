@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.miniature import CONVERTED_KEYS, labels_of, names_of, write_converted, write_original
 from filelock import FileLock
 from PIL import Image
 
+from data.miniature import CONVERTED_KEYS, labels_of, names_of, write_converted, write_original
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.layout import DataLayoutError
 from scan_lightning.data.marker import MARKER_NAME, PreparedMarker, read_marker, write_marker
