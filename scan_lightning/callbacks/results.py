@@ -26,7 +26,7 @@ MEANINGS = {
     "zero_share": "share of the classes in the truth with IoU 0",
     "miou_seen": 'mean IoU of seen classes, "any"',
     "miou_unseen": 'mean IoU of unseen classes, "any"',
-    "miou_harmonic": "harmonic mean of miou_seen and miou_unseen",
+    "miou_harmonic": "harmonic mean of the means of seen and of unseen classes",
     "sg_iou_any": "mean SG-IoU, classes in truth or prediction (SCAN)",
     "sg_iou_present": "mean SG-IoU, classes in the truth",
     "open_miou": 'mean Open IoU, "any"',

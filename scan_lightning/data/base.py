@@ -139,8 +139,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     Order and augmentation of training samples depend on (seed, epoch, index) alone, not on workers or batch size, and a
     run resumed in the middle of an epoch goes on with the samples the undisturbed run would have seen. Evaluation
     repeats no image: shards may differ by one. The samplers shard themselves, so the Trainer should be given
-    ``use_distributed_sampler: false``; left on, Lightning finds them distributed already and changes nothing. With DDP,
-    validation during training needs ``broadcast_buffers=False`` where shards may be uneven.
+    ``use_distributed_sampler: false``; left on, Lightning finds them distributed already and changes nothing.
 
     Args:
         batch_size: Images per training batch and process.
