@@ -37,6 +37,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.fixture(autouse=True)
+def _not_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub of these tests is a server on this machine: the environment's offline mode is not theirs."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The server's address is set as the hub's; gives the paths that were asked for."""
