@@ -27,6 +27,8 @@ MEANINGS = {
     "miou_seen": 'mean IoU of seen classes, "any"',
     "miou_unseen": 'mean IoU of unseen classes, "any"',
     "miou_harmonic": "harmonic mean of the means of seen and of unseen classes",
+    "unseen_to_seen": "share of the truth pixels of unseen classes that go to seen ones",
+    "seen_to_unseen": "share of the truth pixels of seen classes that go to unseen ones",
     "sg_iou_any": "mean SG-IoU, classes in truth or prediction (SCAN)",
     "sg_iou_present": "mean SG-IoU, classes in the truth",
     "open_miou": 'mean Open IoU, "any"',

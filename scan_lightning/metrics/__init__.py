@@ -6,6 +6,7 @@ prediction, ``"present"`` by those that occur in the truth; see `scan_lightning.
 
 from scan_lightning.metrics.confusion import ConfusionMatrix, ConfusionMetric, SegmentationMetrics
 from scan_lightning.metrics.evaluator import SplitScores, evaluator_scores, split_scores
+from scan_lightning.metrics.flow import GroupFlow, group_flow, seen_to_unseen, unseen_to_seen
 from scan_lightning.metrics.functional import (
     ClassCounts,
     Convention,
@@ -29,6 +30,7 @@ __all__ = [
     "ConfusionMatrix",
     "ConfusionMetric",
     "Convention",
+    "GroupFlow",
     "OpenMeanIoU",
     "SegmentationMetrics",
     "SemanticGuidedIoU",
@@ -41,11 +43,14 @@ __all__ = [
     "confusion_matrix",
     "evaluator_scores",
     "frequency_weighted_iou",
+    "group_flow",
     "mean_accuracy",
     "mean_iou",
     "mean_over_classes",
     "open_mean_iou",
     "pixel_accuracy",
+    "seen_to_unseen",
     "split_scores",
+    "unseen_to_seen",
     "zero_share",
 ]

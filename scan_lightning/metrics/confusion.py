@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from scan_lightning.metrics import functional
 from scan_lightning.metrics.evaluator import split_scores
+from scan_lightning.metrics.flow import seen_to_unseen, unseen_to_seen
 from scan_lightning.metrics.similarity import check_similarity, open_mean_iou
 from scan_lightning.types import ClassHierarchy
 
@@ -144,9 +145,10 @@ class SegmentationMetrics(ConfusionMetric):
         Returns:
             float64 scalars in [0, 1], NaN where nothing could be scored: ``miou_any``, ``miou_present``, ``fwiou``,
             ``mean_accuracy``, ``pixel_accuracy``, ``zero_share`` (share of the classes in the truth with IoU 0); with
-            ``seen`` also ``miou_seen``, ``miou_unseen``, ``miou_harmonic``, with ``hierarchy`` ``sg_iou_any``,
-            ``sg_iou_present``, with ``similarity`` ``open_miou``. Mean IoUs without a convention in their name use
-            ``"any"``, as the released evaluator does.
+            ``seen`` also ``miou_seen``, ``miou_unseen``, ``miou_harmonic``, ``unseen_to_seen`` and ``seen_to_unseen``
+            (shares of a group's truth pixels that are predicted as a class of the other group), with ``hierarchy``
+            ``sg_iou_any``, ``sg_iou_present``, with ``similarity`` ``open_miou``. Mean IoUs without a convention in
+            their name use ``"any"``, as the released evaluator does.
         """
         confusion = self.confusion.cpu()
         scores = {
@@ -160,6 +162,8 @@ class SegmentationMetrics(ConfusionMetric):
         if self.seen is not None:
             split = split_scores(confusion, self.seen)
             scores |= {"miou_seen": split.seen, "miou_unseen": split.unseen, "miou_harmonic": split.harmonic}
+            scores["unseen_to_seen"] = unseen_to_seen(confusion, self.seen)
+            scores["seen_to_unseen"] = seen_to_unseen(confusion, self.seen)
         if self.hierarchy is not None:
             guided = functional.class_iou(confusion, self.hierarchy)
             scores["sg_iou_any"] = functional.mean_over_classes(guided, confusion, "any")

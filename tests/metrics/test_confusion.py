@@ -16,7 +16,9 @@ from scan_lightning.metrics import (
     mean_iou,
     open_mean_iou,
     pixel_accuracy,
+    seen_to_unseen,
     split_scores,
+    unseen_to_seen,
     zero_share,
 )
 from scan_lightning.types import IGNORE_INDEX, ClassHierarchy
@@ -81,6 +83,8 @@ def test_scores_equal_the_functions_of_the_total() -> None:
         "miou_seen": split.seen,
         "miou_unseen": split.unseen,
         "miou_harmonic": split.harmonic,
+        "unseen_to_seen": unseen_to_seen(total, SEEN),
+        "seen_to_unseen": seen_to_unseen(total, SEEN),
         "sg_iou_any": mean_iou(total, convention="any", hierarchy=HIERARCHY),
         "sg_iou_present": mean_iou(total, convention="present", hierarchy=HIERARCHY),
         "open_miou": open_mean_iou(total, similarity_of(K, 0)),
@@ -141,7 +145,7 @@ def test_no_pixel_gives_nan_for_every_score() -> None:
     metric = full_metric()
     metric.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), IGNORE_INDEX))
     scores = metric.compute()
-    assert len(scores) == 12
+    assert len(scores) == 14
     assert all(value.isnan() for value in scores.values())
     assert metric.per_class()["iou"].isnan().all()
 
@@ -154,6 +158,8 @@ def test_single_class() -> None:
     scores = metric.compute()
     assert scores.pop("miou_unseen").isnan()
     assert scores.pop("miou_harmonic").isnan()
+    assert scores.pop("unseen_to_seen").isnan()
+    assert scores.pop("seen_to_unseen") == 0
     assert scores.pop("zero_share") == 0
     assert all(value == 1 for value in scores.values())
 
