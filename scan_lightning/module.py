@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scan_lightning.losses.mask_classification import LossConfig, MaskClassificationLoss, SeededPoints
 from scan_lightning.metrics import SegmentationMetrics
-from scan_lightning.models.checkpoints import complete_checkpoint, leave_out_clip
+from scan_lightning.models.checkpoints import complete_checkpoint, keep_region_tower, leave_out_clip, start_from
 from scan_lightning.models.contextual_shift import image_seed
 from scan_lightning.models.inference import InferenceSettings
-from scan_lightning.models.pretrained import check_state, load_scan, save_scan
+from scan_lightning.models.pretrained import check_state, save_scan
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.models.segmenter import SegmenterPart
 from scan_lightning.models.text import TextFeatures
 from scan_lightning.optim import OptimizerConfig, build_optimizer, parameter_groups
 from scan_lightning.types import Batch, Segmentation, Vocabulary
 
+NetworkPart = Literal["segmenter", "semantic_integration"]
+"""What of the network may be frozen beside CLIP, which always is."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer's precision may be: weights stay float32, as do matching, losses and the frequency transform."""
 
@@ -43,10 +45,15 @@ class ScanModule(LightningModule):
         seed: Seed of dropout and of sampled points, which are functions of it, the step and the image.
         text_cache: Folder in which text features are remembered; None computes them.
         initial_weights: Folder of a trained network to start from, written by `save_scan`; its architecture must be
-            the configured one.
+            the configured one, except that a network without SIM may start one with SIM, which then is new.
         export_to: Folder to which the trained network is written at the end of fit, in float16.
         gradient_checkpointing: Whether backbone and pixel decoder are computed twice, for less memory in training.
         compiled: Parts of the segmenter that torch.compile translates at their first use.
+        frozen: Parts of the network that keep their weights and are not regularised, such as a segmenter on which only
+            SIM is trained.
+
+    Raises:
+        ValueError: If a part is frozen that the network lacks.
 
     Attributes:
         network: The `Scan`.
@@ -67,6 +74,7 @@ class ScanModule(LightningModule):
         export_to: Path | None = None,
         gradient_checkpointing: bool = False,
         compiled: tuple[SegmenterPart, ...] = (),
+        frozen: tuple[NetworkPart, ...] = (),
     ) -> None:
         super().__init__()
         self.network = Scan(config=network, text_cache=text_cache)
@@ -80,13 +88,32 @@ class ScanModule(LightningModule):
         self.training_vocabulary: Vocabulary | None = None
         self._text: dict[int, tuple[Vocabulary, TextFeatures]] = {}
         if initial_weights is not None:
-            state = load_scan(initial_weights).state_dict()
-            self._keep_region_tower(state, "")
-            check_state(self.network, state, str(initial_weights))
-            self.network.load_state_dict(state)
+            start_from(self.network, initial_weights)
+        self._frozen = [self._freeze(part) for part in frozen]
         if gradient_checkpointing:
             self.network.segmenter.checkpoint_activations()
         self.network.segmenter.compile_parts(compiled)
+
+    def _freeze(self, part: NetworkPart) -> nn.Module:
+        """Keep a part's weights as they are."""
+        module = getattr(self.network, part)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"frozen: the network has no {part}")
+        return module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ScanModule:
+        """Set training or evaluation mode; frozen parts stay in evaluation mode.
+
+        Args:
+            mode: Whether to train.
+
+        Returns:
+            Itself.
+        """
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def setup(self, stage: str) -> None:
         """Take the vocabularies and the hierarchy from the datamodule.
@@ -266,14 +293,6 @@ class ScanModule(LightningModule):
         checkpoint["scan_architecture"] = asdict(self.network.config)
         leave_out_clip(checkpoint, self.network)
 
-    def _keep_region_tower(self, state: dict[str, Any], prefix: str) -> None:
-        """Put the configured region tower in the place of a stored one, since it is the test's to choose."""
-        tower = "clip.shifted_visual."
-        for name in [name for name in state if name.startswith(prefix + tower)]:
-            del state[name]
-        own = self.network.state_dict()
-        state.update({prefix + name: tensor for name, tensor in own.items() if name.startswith(tower)})
-
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that the checkpoint fits before anything is loaded; the region tower is the configured one.
 
@@ -284,7 +303,7 @@ class ScanModule(LightningModule):
             ValueError: If a tensor is missing, unknown or of another shape, or it was trained with another CLIP.
         """
         for state in complete_checkpoint(checkpoint, self.network):
-            self._keep_region_tower(state, "network.")
+            keep_region_tower(state, self.network, prefix="network.")
             check_state(self, state, "checkpoint")
 
     def on_fit_end(self) -> None:

@@ -226,3 +226,23 @@ def test_wrong_layers_raise_at_once(make_module: Callable[..., ScanModule]) -> N
         ValueError, match=r"replace_layers: expected distinct layers in 1\.\.2 of this CLIP, got \[1, 3, 5\]"
     ):
         make_module(inference=InferenceSettings())
+
+
+def test_sim_is_trained_on_the_frozen_segmenter_of_a_network_without_sim(
+    make_module: Callable[..., ScanModule], tmp_path: Path
+) -> None:
+    fit(make_module(network={"semantic_integration": None}, export_to=tmp_path / "export"), tmp_path, max_steps=1)
+    exported = load_scan(tmp_path / "export").state_dict()
+    module = make_module(init_seed=3, initial_weights=tmp_path / "export", frozen=("segmenter",))
+    fresh = {name: value.clone() for name, value in module.network.semantic_integration.state_dict().items()}
+    fit(module, tmp_path, max_steps=2)
+    after = module.network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in exported.items() if name.startswith("segmenter."))
+    assert all(not torch.equal(after[f"semantic_integration.{name}"], value) for name, value in fresh.items())
+    assert module.network.training
+    assert not module.network.segmenter.training  # its drop path is 0.2
+
+
+def test_what_the_network_lacks_cannot_be_frozen(make_module: Callable[..., ScanModule]) -> None:
+    with pytest.raises(ValueError, match="frozen: the network has no semantic_integration"):
+        make_module(network={"semantic_integration": None}, frozen=("semantic_integration",))

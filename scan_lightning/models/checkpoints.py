@@ -10,12 +10,15 @@ from torch import Tensor
 
 from scan_lightning.models.clip import SHIPPED_MODEL, ClipConfig
 from scan_lightning.models.plain import tensor_hash
+from scan_lightning.models.pretrained import check_state, load_scan
 from scan_lightning.models.scan import Scan
 
 HASH_KEY = "scan_clip_hash"
 STATES = ("state_dict", "current_model_state")
 """Entries of a checkpoint that hold a network; the second is there where the first holds averaged weights."""
 _CLIP = "network.clip."
+_REGION_TOWER = "clip.shifted_visual."
+_SIM = "semantic_integration."
 
 
 def can_be_loaded_again(config: ClipConfig) -> bool:
@@ -69,6 +72,41 @@ def complete_checkpoint(checkpoint: Mapping[str, Any], network: Scan) -> list[di
         for state in states:
             state.update(frozen)
     return states
+
+
+def keep_region_tower(state: dict[str, Any], network: Scan, *, prefix: str = "") -> None:
+    """Put a network's region tower in the place of a stored one, since it is the test's to choose.
+
+    Args:
+        state: Tensors by name, changed in place.
+        network: Whose tower is kept; it may have none.
+        prefix: What stands before the network's names in ``state``.
+    """
+    for name in [name for name in state if name.startswith(prefix + _REGION_TOWER)]:
+        del state[name]
+    own = network.state_dict()
+    state.update({prefix + name: tensor for name, tensor in own.items() if name.startswith(_REGION_TOWER)})
+
+
+def start_from(network: Scan, folder: Path) -> None:
+    """Take over the weights of a trained network of the same architecture; one without SIM leaves SIM as it is.
+
+    Args:
+        network: What is to be trained, changed in place.
+        folder: Written by `save_scan`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a tensor is missing, unknown or of another shape, or CLIP is another one.
+    """
+    source = load_scan(folder)
+    state = source.state_dict()
+    keep_region_tower(state, network)
+    if source.semantic_integration is None:
+        own = network.state_dict()
+        state |= {name: tensor for name, tensor in own.items() if name.startswith(_SIM)}
+    check_state(network, state, str(folder))
+    network.load_state_dict(state)
 
 
 def _original_hash(network: Scan) -> str:
