@@ -25,10 +25,12 @@ RANKS = {
     "record": 2,
     "callbacks": 3,
     "verification": 3,
-    "commands": 4,
-    "experiments": 4,
-    "cli": 5,
-    "__main__": 6,
+    "analysis": 4,
+    "sweeps": 4,
+    "commands": 5,
+    "experiments": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 
 # Library -> the modules that may import it, as prefixes below the package.
@@ -37,7 +39,7 @@ HOMES = {
     "albumentations": ("data",),
     "datasets": ("data",),
     "wandb": ("callbacks", "cli"),
-    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "commands.evaluate", "cli"),
+    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "commands.evaluate", "commands.run", "cli"),
     "pytorch_lightning": (),  # the old name of lightning
     "lightning_fabric": (),
 }
