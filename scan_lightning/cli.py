@@ -14,13 +14,13 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scan_lightning.callbacks import InterruptionCallback, MonitorCallback, ResultsCallback
 from scan_lightning.callbacks.checkpointing import WholeCheckpointIO, checkpoint_folders, newest_good
 from scan_lightning.callbacks.interruption import Interrupted
-from scan_lightning.commands import benchmark, convert, data, evaluate, pairs, plan, segment, verify
+from scan_lightning.commands import benchmark, convert, data, evaluate, pairs, plan, run, segment, verify
 from scan_lightning.models.clip import DAMAGE
 
 Command = Callable[[Sequence[str]], int]
@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "plan": (
         lambda args: plan.main(args, read=read_recipe),
         "Tell what a recipe takes: parameters, operations, memory, steps.",
+    ),
+    "run": (
+        lambda args: run.main(args, runner=run.Runner(read=read_recipe, launch=_lightning)),
+        "Train unless an equal training is there, test, add one row: what sweeps and ablations repeat.",
     ),
     "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
     "verify": (verify.main, "Compare every stage with a folder of reference tensors."),
@@ -223,9 +227,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> None:
-    """Run one of Lightning's subcommands; None takes the process's arguments."""
-    cli(
+def _lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> bool:
+    """Run one of Lightning's subcommands; None takes the process's arguments. Tell whether no time limit ended it."""
+    trainer: Any = cli(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -234,7 +238,9 @@ def _lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> Non
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"parser_mode": "omegaconf", "prog": "scan-lightning"},
         args=arguments,
-    )
+    ).trainer
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    return all((timer.time_remaining() or 0) > 0 for timer in timers)
 
 
 def _print_help() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from scan_lightning.callbacks.record import Row, append_row, file_hash, run_record
+from scan_lightning.callbacks.scores import SegmentationScores, gather_scores
 from scan_lightning.types import Batch, Vocabulary
 
 # What each score means, and over which classes a mean runs.
@@ -33,17 +33,6 @@ MEANINGS = {
     "sg_iou_present": "mean SG-IoU, classes in the truth",
     "open_miou": 'mean Open IoU, "any"',
 }
-
-
-@runtime_checkable
-class SegmentationScores(Protocol):
-    """What the callback needs of a module's ``test_metrics``, see `scan_lightning.metrics`."""
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the scores as scalars in [0, 1]."""
-
-    def per_class(self) -> dict[str, Tensor]:
-        """Return the scores of each class, (K,) tensors."""
 
 
 def _percent(value: float) -> str:
@@ -104,6 +93,7 @@ class ResultsCallback(Callback):
     Args:
         path: Of the CSV file.
         name: Of the evaluation, for example ``a847``, first column of the row. Defaults to the datamodule's class.
+        columns: More columns of the row, behind the name.
         config: The run's full configuration, for its hash. The command line sets it; without it the hyperparameters of
             module and datamodule stand in.
         per_class: Whether the table of classes is printed.
@@ -114,12 +104,14 @@ class ResultsCallback(Callback):
         *,
         path: str | Path = "outputs/results.csv",
         name: str | None = None,
+        columns: dict[str, str | int | float] | None = None,
         config: dict[str, Any] | None = None,
         per_class: bool = True,
     ) -> None:
         super().__init__()
         self.path = Path(path)
         self.name = name
+        self.columns = columns or {}
         self.config = config
         self.per_class = per_class
         self._images = 0
@@ -151,19 +143,17 @@ class ResultsCallback(Callback):
         Raises:
             TypeError: If the module lacks one of them.
         """
-        metrics, vocabulary = getattr(pl_module, "test_metrics", None), getattr(pl_module, "vocabulary", None)
-        if not isinstance(metrics, SegmentationScores) or not isinstance(vocabulary, Vocabulary):
+        vocabulary = getattr(pl_module, "vocabulary", None)
+        if not isinstance(vocabulary, Vocabulary):
             raise TypeError(
-                f"ResultsCallback: expected {type(pl_module).__name__} to hold test_metrics (SegmentationMetrics) and "
-                f"vocabulary (Vocabulary), got {type(metrics).__name__} and {type(vocabulary).__name__}"
+                f"ResultsCallback: expected {type(pl_module).__name__} to hold vocabulary (Vocabulary), got "
+                f"{type(vocabulary).__name__}"
             )
         # Collective: every process computes, though only the first one reports.
-        scores = {name: value.item() for name, value in metrics.compute().items()}
-        per_class = metrics.per_class()
-        images = torch.tensor(self._images, device=pl_module.device)
-        images = cast(Tensor, trainer.strategy.reduce(images, reduce_op="sum"))
+        scores, images = gather_scores(trainer, pl_module, self._images)
+        per_class = cast(SegmentationScores, pl_module.test_metrics).per_class()
         if trainer.is_global_zero:
-            row = self._row(trainer, pl_module, scores, int(images))
+            row = self._row(trainer, pl_module, scores, images)
             console = Console()
             console.print(metric_table(scores, f"{row['name']}: {row['images']} images"))
             if self.per_class:
@@ -186,6 +176,7 @@ class ResultsCallback(Callback):
             }
         return {
             "name": name,
+            **self.columns,
             **run_record(config),
             "checkpoint_hash": file_hash(checkpoint) if checkpoint is not None and checkpoint.is_file() else "",
             "images": images,

@@ -9,16 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 from scan_lightning.callbacks.record import Row, append_row, canonical_json, run_record
+from scan_lightning.callbacks.scores import gather_scores
 from scan_lightning.commands.evaluate_plan import Task
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Subject
 from scan_lightning.files import write_whole
-from scan_lightning.metrics import SegmentationMetrics
-from scan_lightning.metrics.similarity import open_mean_iou, text_similarity
-from scan_lightning.models.text import TextFeatures
 from scan_lightning.types import Batch
 
 ROWS_NAME = "rows.csv"
@@ -65,21 +62,12 @@ class RowCallback(Callback):
             pl_module: Holds ``test_metrics``.
 
         Raises:
-            TypeError: If it holds no `SegmentationMetrics`.
+            TypeError: If it holds none.
         """
-        metrics = getattr(pl_module, "test_metrics", None)
-        if not isinstance(metrics, SegmentationMetrics):
-            raise TypeError(f"expected {type(pl_module).__name__}.test_metrics, got {type(metrics).__name__}")
         # Collective: every process computes, though only the first one writes.
-        scores = {name: value.item() for name, value in metrics.compute().items()}
-        confusion = metrics.synchronized()
-        count: Any = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
-        text = _text_features(pl_module)
-        if text is not None:
-            similarity = text_similarity(text.features.cpu(), text.owners.cpu(), text.num_classes)
-            scores["open_miou"] = open_mean_iou(confusion, similarity).item()
+        scores, images = gather_scores(trainer, pl_module, self._images)
         if trainer.is_global_zero:
-            measured = {"images": int(count), "processes": trainer.world_size}
+            measured = {"images": images, "processes": trainer.world_size}
             seconds = {"seconds": round(time.perf_counter() - self._started, 1)}
             rounded = {name: round(value, 6) for name, value in scores.items()}
             append_row(self.path, {**self.record, **measured, **seconds, **rounded})
@@ -152,10 +140,3 @@ def read_rows(output: Path) -> dict[str, dict[str, str]]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         return {row["key"]: row for row in csv.DictReader(file)}
-
-
-def _text_features(module: LightningModule) -> TextFeatures | None:
-    """Give the text features of the tested words; None for a model without text."""
-    encode, vocabulary = getattr(module, "text_features", None), getattr(module, "vocabulary", None)
-    found = encode(vocabulary) if callable(encode) and vocabulary is not None else None
-    return found if isinstance(found, TextFeatures) else None
