@@ -100,6 +100,8 @@ class NounFinder:
         for word in words:
             nouns.setdefault(_key(_WORD.findall(word.lower())), word)
         nouns.pop("", None)
+        for key, noun in list(nouns.items()):
+            nouns.setdefault(_key(f"{key}s".split()), noun)  # "shoes" loses two letters, and would not be a "shoe"
         return cls(nouns)
 
     @classmethod

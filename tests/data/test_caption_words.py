@@ -26,6 +26,17 @@ def test_find_takes_the_longest_noun_in_any_number(caption: str, nouns: tuple[st
     assert FINDER.find([caption]) == nouns
 
 
+def test_find_takes_every_regular_plural_for_its_noun() -> None:
+    nouns = ["shoe", "cookie", "tree", "axe", "box", "suitcase", "vase", "tie", "glass", "bus"]
+    plurals = "shoes, cookies, trees, axes, boxes, suitcases, vases, ties, glasses, buses"
+    assert NounFinder.of_words(nouns).find([plurals]) == tuple(nouns)
+    assert NounFinder.of_words(nouns).find([" ".join(nouns)]) == tuple(nouns)
+
+
+def test_find_prefers_a_listed_noun_to_the_plural_of_another() -> None:
+    assert NounFinder.of_words(["axe", "ax"]).find(["an ax, an axe"]) == ("ax", "axe")
+
+
 def test_find_joins_captions_without_repeating() -> None:
     assert FINDER.find(["a dog", "a bench and a dog"]) == ("dog", "bench")
 
