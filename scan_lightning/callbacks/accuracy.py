@@ -47,9 +47,12 @@ class AccuracyCallback(ResultsCallback):
             self._regions += len(batch.texts)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the accuracies, and report those of ``validate``."""
+        """Keep the accuracies and the number of regions of all processes, and report those of ``validate``."""
         if trainer.sanity_checking:
             return
+        # Not at the end of fit: by then the module has left the device by which the processes reach one another.
+        regions = torch.tensor(self._regions, device=pl_module.device)
+        self._regions = int(cast(Tensor, trainer.strategy.reduce(regions, reduce_op="sum")))
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(_PREFIX)}
         self._scores = {name.removeprefix(_PREFIX): value for name, value in values.items()}
         if trainer.state.fn == "validate":
@@ -62,11 +65,9 @@ class AccuracyCallback(ResultsCallback):
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and write the row, in the first process."""
-        regions = torch.tensor(self._regions, device=pl_module.device)
-        regions = cast(Tensor, trainer.strategy.reduce(regions, reduce_op="sum"))  # collective
         if not trainer.is_global_zero:
             return
-        row = self._row(trainer, pl_module, {}, 0) | {"regions": int(regions), "steps": trainer.global_step}
+        row = self._row(trainer, pl_module, {}, 0) | {"regions": self._regions, "steps": trainer.global_step}
         row |= {name: round(value, 6) for name, value in self._scores.items()}
         row.pop("images")
         table = Table(title=f"{row['name']}: {row['steps']} steps, mean over classes in %", title_justify="left")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -29,6 +30,20 @@ class Model(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class TwoProcesses(SingleDeviceStrategy):
+    """Stands for two equal processes, which cannot reach each other any more once the module has left its device."""
+
+    gone = False
+
+    def reduce(self, tensor: Tensor, *_: object, reduce_op: str = "mean", **__: object) -> Tensor:
+        assert not self.gone, "the processes were to talk after the strategy's teardown"
+        return 2 * tensor if reduce_op == "sum" else tensor
+
+    def teardown(self) -> None:
+        self.gone = True
+        super().teardown()
 
 
 def batches(count: int) -> DataLoader[RegionTextBatch]:
@@ -71,3 +86,9 @@ def test_fit_without_validation_leaves_no_row(tmp_path: Path) -> None:
 
 def test_sanity_check_is_no_validation(tmp_path: Path) -> None:
     assert run(tmp_path, "fit", num_sanity_val_steps=2, check_val_every_n_epoch=5) == []
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_regions_of_all_processes_are_counted_while_they_can_talk(tmp_path: Path, command: str) -> None:
+    rows = run(tmp_path, command, strategy=TwoProcesses(device=torch.device("cpu")))
+    assert [row["regions"] for row in rows] == ["24"]
