@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -229,6 +230,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> bool:
     """Run one of Lightning's subcommands; None takes the process's arguments. Tell whether no time limit ended it."""
+    # It warns of arguments that do not come from the process; `run` and `ablate` give their own on purpose.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     trainer: Any = cli(
         LightningModule,
         LightningDataModule,
