@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scan_lightning.files import whole_file
-from scan_lightning.models.clip import ClipConfig, FrozenClip
+from scan_lightning.models.clip import SHIPPED_MODEL, ClipConfig, FrozenClip
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.plain import config_from_dict, settings_from_dict, tensor_hash
 from scan_lightning.models.scan import Scan, ScanConfig
@@ -102,7 +102,9 @@ def _keep_clip(config: ClipConfig, folder: Path) -> dict[str, str | None]:
     kept = asdict(config)
     for key, target in (("model", "clip"), ("weights", "clip_weights"), ("shifted_weights", "shifted_clip")):
         source = Path(kept[key] or "")
-        if kept[key] is None or not source.exists():
+        # As the loader takes it: a file or folder of the same name does not stand for a model or tag that has it.
+        named = {"model": not source.is_dir(), "weights": not source.is_file(), "shifted_weights": not source.exists()}
+        if kept[key] is None or named[key] or (key == "model" and kept[key] == SHIPPED_MODEL):
             continue
         destination = folder / target / source.name if source.is_file() else folder / target
         if source.resolve() != destination.resolve():

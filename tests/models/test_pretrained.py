@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scan_lightning.models.clip import ClipConfig
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.pretrained import (
     check_state,
@@ -83,6 +84,20 @@ def test_weights_that_training_started_from_are_not_needed(folder: Path, scan: S
     record["architecture"]["segmenter"]["weights"] = "nowhere/swin"
     (folder / "config.json").write_text(json.dumps(record))
     assert torch.equal(load_scan(folder).non_object_embedding, scan.non_object_embedding)
+
+
+def test_folders_that_are_called_like_a_model_or_tag_are_not_taken_for_it(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "openai"):
+        (tmp_path / name).mkdir()
+    named = ClipConfig(model="tiny", weights="openai")
+    monkeypatch.setattr(scan, "config", replace(scan.config, clip=named))
+    save_scan(scan, tmp_path / "saved")
+    record = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert record["architecture"]["clip"] == asdict(named)
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_text_cache_is_passed_on(folder: Path, tmp_path: Path) -> None:
