@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
-from scan_lightning.data.images import ImageFileError, read_image
+from scan_lightning.data.images import ImageFileError, read_image, read_image_of
 from scan_lightning.data.layout import ImagePair
 from scan_lightning.data.parallel import ParallelMap
 from scan_lightning.data.source import FolderSource, LabelReader
@@ -83,6 +83,8 @@ class PairCheck:
             FolderSource([], label_table=self.label_table, reader=lambda _: values).read_labels(pair.label)
         except ImageFileError as error:
             wrong.append(("ids", pair.label, str(error)))
+        if image is not None and values.shape != image.shape[:2]:
+            image = read_image_of(pair.image, values.shape)
         if image is not None and values.shape != image.shape[:2]:
             text = f"{pair.label}: expected the size of its image {pair.image}, {image.shape[:2]}, got {values.shape}"
             wrong.append(("size", pair.label, text))

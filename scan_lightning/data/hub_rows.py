@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scan_lightning.data.base import RawSample
 from scan_lightning.data.hub_labels import LabelTable
-from scan_lightning.data.images import ImageFileError, read_image, read_label
+from scan_lightning.data.images import ImageFileError, read_image, read_image_of, read_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +65,21 @@ class RowReader:
         elif image_id is None:
             image_id = hashlib.blake2b(name.encode() if content is None else content, digest_size=8).hexdigest()
         image = read_image(name, content)
-        labels = None if self.label_column is None else self._labels(row, where, image.shape[:2])
-        return RawSample(image=image, image_id=image_id, label_map=labels)
-
-    def _labels(self, row: Any, where: str, size: tuple[int, ...]) -> NDArray[np.int64]:
-        """Read the label map, which has to have the image's size."""
+        if self.label_column is None:
+            return RawSample(image=image, image_id=image_id)
         where = f"{where}, column {self.label_column!r}"
+        values = self._values(row, where, image.shape[:2])
+        if values.shape != image.shape[:2]:
+            image = read_image_of(name, values.shape, content)
+        if values.shape != image.shape[:2]:
+            raise ImageFileError(f"{where}: expected labels of the image's size {image.shape[:2]}, got {values.shape}")
+        return RawSample(image=image, image_id=image_id, label_map=self.labels(values, where=where))
+
+    def _values(self, row: Any, where: str, size: tuple[int, ...]) -> NDArray[np.integer[Any]]:
+        """Read the values of a label map; a list without rows gets the image's size."""
         column = row[self.label_column]
         values = _integers(column, size, where=where)
-        if values is None:
-            values = read_label(*self._file(column, where=where))
-        if values.shape != size:
-            raise ImageFileError(f"{where}: expected labels of the image's size {size}, got {values.shape}")
-        return self.labels(values, where=where)
+        return read_label(*self._file(column, where=where)) if values is None else values
 
     def _file(self, column: Any, *, where: str) -> tuple[str, bytes | None]:
         """Give an encoded image: a name and its content, or a path without."""

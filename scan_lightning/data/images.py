@@ -53,6 +53,28 @@ def read_image(path: str | Path, content: bytes | None = None, *, upright: bool 
         return np.array(turned if turned.mode == "RGB" else turned.convert("RGB"))
 
 
+def read_image_of(path: str | Path, size: tuple[int, ...], content: bytes | None = None) -> NDArray[np.uint8]:
+    """Read an image turned as its label map or mask is: some were drawn on the stored pixels.
+
+    Args:
+        path: As for `read_image`.
+        size: (H, W) of the label map.
+        content: As for `read_image`.
+
+    Returns:
+        uint8 (H', W', 3), RGB: the image as it is shown, unless only the stored pixels have the size.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageFileError: As `read_image`.
+    """
+    image = read_image(path, content)
+    if image.shape[:2] == size:
+        return image
+    stored = read_image(path, content, upright=False)
+    return stored if stored.shape[:2] == size else image
+
+
 def read_label(path: str | Path, content: bytes | None = None) -> NDArray[np.integer[Any]]:
     """Read a label map; palette images give their indices.
 

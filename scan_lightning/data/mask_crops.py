@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scan_lightning.data.images import ImageFileError, read_image
+from scan_lightning.data.images import ImageFileError, read_image_of
 from scan_lightning.data.pair_index import MaskText, PairIndex
 from scan_lightning.data.regions import MASK_FILL, Image, Mask
 from scan_lightning.data.sampling import Draw
@@ -112,9 +112,7 @@ class MaskTexts(Dataset[MaskTextSample]):
         path = (self.root / pair.image).resolve()
         if not path.is_relative_to(self.root):
             raise ImageFileError(f"{pair.image}: expected a path inside {self.root}, got one that leads out of it")
-        image = read_image(path)
-        if image.shape[:2] != pair.mask.shape:
-            image = read_image(path, upright=False)
+        image = read_image_of(path, pair.mask.shape)
         if image.shape[:2] != pair.mask.shape:
             raise ImageFileError(f"{path}: expected {pair.mask.shape} as its mask has, got {image.shape[:2]}")
         return image

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scan_lightning.data.base import RawSample
 from scan_lightning.data.benchmarks import INVALID_LABEL
-from scan_lightning.data.images import ImageFileError, read_image, read_label
+from scan_lightning.data.images import ImageFileError, read_image, read_image_of, read_label
 from scan_lightning.data.layout import ImagePair
 from scan_lightning.types import IGNORE_INDEX
 
@@ -58,10 +58,8 @@ class FolderSource:
             ImageFileError: If a file is damaged or no image, the sizes differ or a value in the label map is no label.
         """
         pair = self.pairs[index]
-        image = read_image(pair.image)
         values = None if pair.label is None else self.reader(pair.label)
-        if values is not None and values.shape != image.shape[:2]:
-            image = read_image(pair.image, upright=False)
+        image = read_image(pair.image) if values is None else read_image_of(pair.image, values.shape)
         if values is not None and values.shape != image.shape[:2]:
             raise ImageFileError(
                 f"{pair.label}: expected the size of its image {pair.image}, {image.shape[:2]}, got {values.shape}"

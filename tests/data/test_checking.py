@@ -134,6 +134,16 @@ def test_check_names_the_bad_file(file: str, damage: Callable[[Path], object], k
     assert wrong[0].text.startswith(f"{path}: expected")
 
 
+def test_check_takes_labels_of_stored_pixels_as_they_load(tmp_path: Path) -> None:
+    folder = write_original("ade20k_150", tmp_path)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned clockwise by 90 degrees
+    path = folder / IMAGES / "ADE_val_00000002.jpg"
+    Image.open(path).save(path, exif=turned)
+    assert a150(tmp_path).source("validation")[1].image.shape == (32, 48, 3)
+    assert findings(a150(tmp_path)) == []
+
+
 def test_check_says_everything_that_is_wrong_with_a_pair(tmp_path: Path) -> None:
     folder = write_original("ade20k_150", tmp_path)
     cut(folder / IMAGES / "ADE_val_00000001.jpg")

@@ -62,6 +62,19 @@ def test_images_are_read_as_files_are(tmp_path: Path, cache: Path) -> None:
     assert found[3].image.unique().tolist() == [300 % 256]
 
 
+def test_labels_of_stored_pixels_leave_the_image_as_it_is_stored(tmp_path: Path, cache: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned clockwise by 90 degrees
+    buffer = io.BytesIO()
+    Image.fromarray(shade(7)).save(buffer, "PNG", exif=turned)
+    data = datasets.Dataset.from_dict({"image": [buffer.getvalue()], "label": [png(LABELS)]})
+    data.to_parquet(tmp_path / "test.parquet")
+    (found,) = samples(make(tmp_path, cache))
+    assert found.label_map is not None
+    assert found.label_map.tolist() == TRUTH.tolist()
+    assert (found.image.permute(1, 2, 0).numpy() == shade(7)).all()
+
+
 def test_images_by_path_stay_inside_their_folder(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
