@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import IterableDataset
 
 from scan_lightning.callbacks.record import canonical_json
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Section, Subject, named_files_hash, read_section
@@ -173,6 +174,8 @@ class Planner:
         datamodule = self.parser.datamodule(config)
         datamodule.setup("test")
         loader: Any = datamodule.test_dataloader()
+        if isinstance(getattr(loader, "dataset", None), IterableDataset):
+            raise ValueError("streaming: expected false, the images of a stream cannot be counted beforehand")
         images = len(loader.dataset) if hasattr(loader, "dataset") else 0
         if not images:
             raise ValueError("expected images to test on, the data have no test split")

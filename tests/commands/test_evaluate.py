@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 from data.miniature import write_original
+from data.tiny_hub import WORDS
+from data.tiny_hub import rows as rows_of_hub
 from evaluated import SETTINGS, expected_scores, rows, run, table, write_stripes
 from lightning.pytorch import Trainer
 from PIL import Image
@@ -243,6 +245,17 @@ def test_evaluate_reads_damaged_image_by_name(saved_scan: Path, capsys: pytest.C
     error = capsys.readouterr().err
     assert "own: ImageFileError" in error
     assert "got [200]" in error
+    assert [line["benchmark"] for line in table()] == ["stripes"]
+
+
+def test_evaluate_refuses_a_stream_and_goes_on(saved_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows_of_hub(0, 2).to_parquet("test.parquet")
+    arguments = {"path": "test.parquet", "vocabulary": WORDS, "data_files": None, "cache_dir": "cache", "batch_size": 1}
+    arguments |= {"streaming": True, "test_split": "train"}
+    data = {"class_path": "scan_lightning.data.HubDataModule", "init_args": arguments}
+    Path("stream.yaml").write_text(yaml.safe_dump({"data": data}), "utf-8")
+    assert run("--weights", saved_scan, "--data=stream.yaml", "--data=stripes.yaml") == 1
+    assert "stream: streaming: expected false" in capsys.readouterr().err
     assert [line["benchmark"] for line in table()] == ["stripes"]
 
 
