@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # `Scan` has the mixin below
     from scan_lightning.models.scan import Scan
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILES = ("*.json", "*.safetensors")
+CLIP_FOLDERS = {"model": "clip", "weights": "clip_weights", "shifted_weights": "shifted_clip"}
+"""Folders within a network's own that hold its CLIP, by the field of `ClipConfig` that names what is in them."""
+_FILES = ("*.json", "*.safetensors", *(f"{folder}/*" for folder in CLIP_FOLDERS.values()))
 _OLDER_FILES = ("*.bin",)
 _UNREACHABLE = (OSError, httpx.HTTPError)
 
@@ -38,7 +40,7 @@ def find_folder(source: str | Path, **options: Any) -> Path:
         options: For `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, local_files_only.
 
     Returns:
-        A folder of configurations and weights. Nothing that runs is fetched.
+        A folder of configurations and weights; nothing in it is run.
 
     Raises:
         FileNotFoundError: If there is no such folder, the hub has no such model, or it cannot be reached.
@@ -184,7 +186,7 @@ class HubMixin(
         Args:
             repo_id: ``owner/name``; made if it is missing.
             options: Those of the mixin: private, token, branch, create_pr, commit_message, delete_patterns, and
-                model_card_kwargs, which are the fields of `CardFacts`.
+                model_card_kwargs, which are the fields of `CardFacts`; its name is ``repo_id`` where none is given.
 
         Returns:
             Address of the commit.
@@ -193,6 +195,7 @@ class HubMixin(
             PermissionError: If the hub refuses.
             ConnectionError: If the hub cannot be reached.
         """
+        options["model_card_kwargs"] = {"name": repo_id, **(options.get("model_card_kwargs") or {})}
         try:
             return str(super().push_to_hub(repo_id, **options))
         except HfHubHTTPError as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scan_lightning.files import whole_file
 from scan_lightning.models.clip import SHIPPED_MODEL, ClipConfig, FrozenClip
+from scan_lightning.models.hub import CLIP_FOLDERS
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.plain import config_from_dict, settings_from_dict, tensor_hash
 from scan_lightning.models.scan import Scan, ScanConfig
@@ -100,7 +101,7 @@ def write_scan(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, A
 def _keep_clip(config: ClipConfig, folder: Path) -> dict[str, str | None]:
     """Copy what CLIP was read from into the folder; return a configuration whose paths start there."""
     kept = asdict(config)
-    for key, target in (("model", "clip"), ("weights", "clip_weights"), ("shifted_weights", "shifted_clip")):
+    for key, target in CLIP_FOLDERS.items():
         source = Path(kept[key] or "")
         # As the loader takes it: a file or folder of the same name does not stand for a model or tag that has it.
         named = {"model": not source.is_dir(), "weights": not source.is_file(), "shifted_weights": not source.exists()}

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,17 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file
 
+from scan_lightning.models.clip import ClipConfig
 from scan_lightning.models.hub import find_folder
 from scan_lightning.models.inference import InferenceSettings
 from scan_lightning.models.pretrained import save_scan
 from scan_lightning.models.scan import Scan
 
 SETTINGS = InferenceSettings(replace_layers=(2,), ensemble_weight=0.3)
+PATTERNS = ["*.json", "*.safetensors", "clip/*", "clip_weights/*", "shifted_clip/*"]
 CSV = (
     "name,config_hash,commit,dirty,seed,python,torch,hardware,checkpoint_hash,images,miou_any,sg_iou_any\n"
     "seen,0123456789abcdef,cafe000000000000,1,3,3.11,2.15,2 CPU,ff,7,0.4567,\n"
@@ -107,7 +112,26 @@ def test_hub_name_fetches_no_more_than_needed(folder: Path, scan: Scan, monkeypa
         "secret",
         True,
     )
-    assert options["allow_patterns"] == ["*.json", "*.safetensors"]
+    assert options["allow_patterns"] == PATTERNS
+
+
+def test_clip_of_another_format_comes_with_the_network(
+    make_scan: Callable[..., Scan], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "older.pt"
+    torch.save(load_file(clip_folder / "model.safetensors"), older)
+    scan = make_scan(clip=ClipConfig(model=str(clip_folder), weights=str(older), shifted_weights=str(older)))
+    save_scan(scan, tmp_path / "hub")
+
+    def fetch(_name: str, *, allow_patterns: list[str], **_: Any) -> str:
+        files = [str(path.relative_to(tmp_path / "hub")) for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tmp_path / "hub" / file, tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert equal(Scan.from_pretrained("lab/scan"), scan)
 
 
 def test_older_weights_are_fetched_only_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +143,7 @@ def test_older_weights_are_fetched_only_without_safetensors(tmp_path: Path, monk
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert find_folder("lab/old") == tmp_path
-    assert patterns == [["*.json", "*.safetensors"], ["*.json", "*.safetensors", "*.bin"]]
+    assert patterns == [PATTERNS, [*PATTERNS, "*.bin"]]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +212,7 @@ def test_push_uploads_network_and_card(folder: Path, monkeypatch: pytest.MonkeyP
     }
     assert equal(FakeApi.loaded, loaded)
     assert "license: mit" in FakeApi.card
+    assert 'Scan.from_pretrained("lab/scan")' in FakeApi.card
     assert "library_name: scan-lightning" in FakeApi.card
 
 
