@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,52 @@ class FileLayout:
             places.append((self.label_folder(folder, split), self.label_suffix))
         return all(place.is_dir() and (not self.nested or _has_file(place, suffix)) for place, suffix in places)
 
+    def list_file(self, folder: Path, split: str) -> Path | None:
+        """Give the file that lists the images: the first that exists; None where there is none."""
+        candidates = [folder / path.format(split=split) for path in self.lists]
+        return next((path for path in candidates if path.is_file()), None)
+
     def tops(self, split: str) -> set[str]:
         """Give the first parts of all paths, by which the data set's folder is known."""
         return {Path(path.format(split=split)).parts[0] for path in (self.images, *self.labels)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFiles:
+    """What is on disk of a split, and what should be.
+
+    Attributes:
+        names: Names without ending of the images that the split should have: those that are listed, and those of files
+            in folders of its own.
+        images: Paths of images, as text, by name; in a shared folder also those of others.
+        labels: The same of label files.
+    """
+
+    names: frozenset[str]
+    images: Mapping[str, str]
+    labels: Mapping[str, str]
+
+
+def scan_split(folder: Path, layout: FileLayout, split: str) -> SplitFiles:
+    """List the files of a split, reading each folder once and looking at no file.
+
+    Args:
+        folder: The data set's folder. A link inside it that leads out of it is refused.
+        layout: Where to look.
+        split: The split's name.
+
+    Returns:
+        The files; some may be missing.
+
+    Raises:
+        DataLayoutError: If a folder or a list is missing or empty, or a link leads out.
+    """
+    images = scan_folder(layout.image_folder(folder, split), layout.image_suffix, layout, root=folder)
+    listed = _read_list(folder, layout, split)
+    labels = scan_folder(layout.label_folder(folder, split), layout.label_suffix, layout, root=folder)
+    own_labels = "{split}" in layout.labels[0] or listed is None
+    names = {*(listed or ()), *(labels if own_labels else ()), *(() if layout.shared else images)}
+    return SplitFiles(names=frozenset(names), images=images, labels=labels)
 
 
 def find_pairs(folder: Path, layout: FileLayout, split: str, *, with_labels: bool = True) -> list[ImagePair]:
@@ -84,31 +127,27 @@ def find_pairs(folder: Path, layout: FileLayout, split: str, *, with_labels: boo
     Raises:
         DataLayoutError: If a folder is missing or empty, files are missing, a label has no image or a link leads out.
     """
-    images = scan_folder(layout.image_folder(folder, split), layout.image_suffix, layout, root=folder)
-    listed = _read_list(folder, layout, split)
-    if not with_labels and not (layout.shared and listed is None):
-        names = images if listed is None else listed
-        _raise_if_missing(names, images, layout.image_folder(folder, split), layout.image_suffix, "images")
-        return [ImagePair(image=Path(images[name]), label=None) for name in sorted(names)]
+    if not with_labels and not (layout.shared and layout.list_file(folder, split) is None):
+        images = scan_folder(layout.image_folder(folder, split), layout.image_suffix, layout, root=folder)
+        listed = _read_list(folder, layout, split) or set(images)
+        _raise_if_missing(listed, images, layout.image_folder(folder, split), layout.image_suffix, "images")
+        return [ImagePair(image=Path(images[name]), label=None) for name in sorted(listed)]
+    found = scan_split(folder, layout, split)
+    names, labels = found.names, found.labels
     place = layout.label_folder(folder, split)
-    labels = scan_folder(place, layout.label_suffix, layout, root=folder)
-    per_split = "{split}" in layout.labels[0]
-    names = set(listed or ()) | (set(labels) if per_split or listed is None else set())
-    if not layout.shared:
-        names |= set(images)
-    orphans = sorted(name for name in names if name in labels and name not in images)
+    orphans = sorted(name for name in names if name in labels and name not in found.images)
     if orphans:
         raise DataLayoutError(
             f"{labels[orphans[0]]}: a label file without an image, expected "
             f"{layout.image_folder(folder, split) / (orphans[0] + layout.image_suffix)}"
             + (f"; {len(orphans)} label files have no image" if len(orphans) > 1 else "")
         )
-    _raise_if_missing(names, images, layout.image_folder(folder, split), layout.image_suffix, "images")
+    _raise_if_missing(names, found.images, layout.image_folder(folder, split), layout.image_suffix, "images")
     lacking = sum(name not in labels for name in names)
     if not layout.may_lack_labels or lacking > TOLERATED_SHARE * len(names):
         _raise_if_missing(names, labels, place, layout.label_suffix, "label files")
     return [
-        ImagePair(image=Path(images[name]), label=Path(labels[name]) if with_labels else None)
+        ImagePair(image=Path(found.images[name]), label=Path(labels[name]) if with_labels else None)
         for name in sorted(names)
         if name in labels
     ]
@@ -192,15 +231,17 @@ def _refuse_outside(path: Path, home: Path) -> None:
 
 def _read_list(folder: Path, layout: FileLayout, split: str) -> set[str] | None:
     """Read the names of a split's images, None where nothing lists them."""
-    candidates = [folder / path.format(split=split) for path in layout.lists]
-    path = next((path for path in candidates if path.is_file()), None)
+    path = layout.list_file(folder, split)
     if path is None:
         if layout.shared and "{split}" not in layout.labels[0]:
-            wanted = " or ".join(str(path) for path in candidates)
+            wanted = " or ".join(str(folder / path.format(split=split)) for path in layout.lists)
             raise DataLayoutError(f"{wanted}: expected the list of the images of split {split!r}, found no such file")
         return None
     _refuse_outside(path, folder.resolve())
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataLayoutError(f"{path}: expected names of images in UTF-8: {error}") from error
     names = {Path(words[0]).stem for words in lines if words}  # some lists give the paths of image and label
     if not names:
         raise DataLayoutError(f"{path}: expected names of images, got an empty list")

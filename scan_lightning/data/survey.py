@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scan_lightning.data.benchmark_files import FileLayout, scan_folder, what_is_there
+from scan_lightning.data.benchmark_files import FileLayout, scan_split, what_is_there
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.benchmarks import BENCHMARK_KEYS, Benchmark, FileLabels, load_benchmark
 from scan_lightning.data.layout import DataLayoutError, ImagePair
@@ -119,11 +119,10 @@ def survey_split(module: BenchmarkDataModule, split: str) -> SplitSurvey:
     except ValueError as error:
         error_text = str(error)
     try:
-        images = scan_folder(files.image_folder(folder, split), files.image_suffix, files, root=folder)
-        labels = scan_folder(files.label_folder(folder, split), files.label_suffix, files, root=folder)
+        found = scan_split(folder, files, split)
     except DataLayoutError as error:
         return replace(survey, error=str(error))
-    names = sorted(_names(folder, files, split, images=images, labels=labels))
+    names, images, labels = sorted(found.names), found.images, found.labels
     image_folder, label_folder = files.image_folder(folder, split), files.label_folder(folder, split)
     return replace(
         survey,
@@ -145,18 +144,6 @@ def _agrees(folder: Path, layout: FileLabels, count: int) -> bool:
     return note is None or note.files == count
 
 
-def _names(
-    folder: Path, layout: FileLayout, split: str, *, images: Collection[str], labels: Collection[str]
-) -> set[str]:
-    """Give the names that a split should have: those listed, and those that any of its own files has."""
-    path = _list_of(folder, layout, split)
-    lines = [] if path is None else [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = {Path(words[0]).stem for words in lines if words}
-    if path is None or "{split}" in layout.labels[0]:
-        names |= set(labels)
-    return names if layout.shared else names | set(images)
-
-
 def _folder(module: BenchmarkDataModule) -> Path | None:
     """Give the data set's own folder, None where there is none."""
     try:
@@ -168,7 +155,7 @@ def _folder(module: BenchmarkDataModule) -> Path | None:
 def _has_split(folder: Path, layout: FileLayout, split: str) -> bool:
     """Tell whether a layout has a split, as far as folders and lists tell."""
     own_labels = "{split}" in layout.labels[0]
-    listed = not layout.shared or own_labels or _list_of(folder, layout, split) is not None
+    listed = not layout.shared or own_labels or layout.list_file(folder, split) is not None
     return listed and layout.exists(folder, split)
 
 
@@ -181,8 +168,3 @@ def _has_labels(folder: Path, layout: FileLayout, split: str) -> bool:
         if any(entry.name.endswith(layout.label_suffix) for entry in entries):
             return True
     return layout.nested and next(place.rglob(f"*{layout.label_suffix}"), None) is not None
-
-
-def _list_of(folder: Path, layout: FileLayout, split: str) -> Path | None:
-    """Find the file that lists a split's images."""
-    return next((path for path in (folder / name.format(split=split) for name in layout.lists) if path.is_file()), None)

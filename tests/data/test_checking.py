@@ -221,6 +221,15 @@ def test_survey_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
     assert f"got a link to {outside}" in wrong[0].text
 
 
+def test_survey_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = write_original("pascal_voc_20", tmp_path) / "ImageSets/Segmentation/val.txt"
+    path.write_bytes(b"2000_\xff")
+    module = DATAMODULES["pascal_voc_20"](root=tmp_path)
+    assert [(f.kind, f.text.split(": ")[0]) for f in findings(module)] == [("layout", str(path))]
+    path.write_text("\n", "utf-8")
+    assert ["got an empty list" in f.text for f in findings(module)] == [True]
+
+
 def test_survey_unknown_split_raises(tmp_path: Path) -> None:
     write_original("ade20k_150", tmp_path)
     with pytest.raises(ValueError, match="split: expected one of training, validation, got 'val'"):
