@@ -28,6 +28,7 @@ NetworkPart = Literal["segmenter", "semantic_integration"]
 """What of the network may be frozen beside CLIP, which always is."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What the Trainer's precision may be: weights stay float32, as do matching, losses and the frequency transform."""
+_CLIP = "network.clip."
 
 
 class ScanModule(LightningModule):
@@ -291,7 +292,7 @@ class ScanModule(LightningModule):
             checkpoint: What Lightning is about to write.
         """
         checkpoint["scan_architecture"] = asdict(self.network.config)
-        leave_out_clip(checkpoint, self.network)
+        leave_out_clip(checkpoint, self.network.clip, self.network.config.clip, prefix=_CLIP)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that the checkpoint fits before anything is loaded; the region tower is the configured one.
@@ -302,7 +303,8 @@ class ScanModule(LightningModule):
         Raises:
             ValueError: If a tensor is missing, unknown or of another shape, or it was trained with another CLIP.
         """
-        for state in complete_checkpoint(checkpoint, self.network):
+        network = self.network
+        for state in complete_checkpoint(checkpoint, network.clip, network.config.clip, prefix=_CLIP):
             keep_region_tower(state, self.network, prefix="network.")
             check_state(self, state, "checkpoint")
 

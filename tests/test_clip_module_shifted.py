@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from scan_lightning.callbacks.accuracy import AccuracyCallback
-from scan_lightning.clip_module import ShiftedClipModule
+from scan_lightning.clip_module import ShiftedClipModule, shifted
 from scan_lightning.data.mask_text import MaskTextDataModule
 from scan_lightning.data.pair_index import PairIndexWriter
 from scan_lightning.data.shapes import ShapesDataModule
@@ -268,3 +269,35 @@ def test_resumed_run_ends_with_the_same_weights(clip_folder: Path, indices: Path
     trainer().fit(resumed, datamodule=pair_data(indices), ckpt_path=path, weights_only=True)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def stored(model: ShiftedClipModule) -> dict[str, Any]:
+    """What a checkpoint of the model holds."""
+    checkpoint: dict[str, Any] = {"state_dict": dict(model.state_dict())}
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_checkpoint_of_another_clip_is_refused(clip_folder: Path, other_clip_folder: Path) -> None:
+    checkpoint = stored(module(clip_folder))
+    expected = r"checkpoint: trained with a CLIP of hash [0-9a-f]{16}, ClipConfig.*other_clip.* has [0-9a-f]{16}"
+    with pytest.raises(ValueError, match=expected):
+        module(other_clip_folder).on_load_checkpoint(checkpoint)
+
+
+def test_averaged_weights_leave_the_original_clip_out_too(clip_folder: Path) -> None:
+    model = module(clip_folder)
+    checkpoint = {"state_dict": dict(model.state_dict()), "current_model_state": dict(model.state_dict())}
+    model.on_save_checkpoint(checkpoint)
+    for name in ("state_dict", "current_model_state"):
+        assert {key.split(".")[0] for key in checkpoint[name]} == {"visual"}
+    module(clip_folder).on_load_checkpoint(checkpoint)
+    assert checkpoint["state_dict"].keys() == checkpoint["current_model_state"].keys() == model.state_dict().keys()
+
+
+def test_untrained_clip_stays_in_the_checkpoint(monkeypatch: pytest.MonkeyPatch, clip: FrozenClip) -> None:
+    """Nothing could bring its random weights back."""
+    monkeypatch.setattr(FrozenClip, "from_config", lambda _config: deepcopy(clip))
+    monkeypatch.setattr(shifted, "clip_architecture", lambda _model: {})
+    model = module(Path("ViT-B-16"))
+    assert stored(model)["state_dict"].keys() == model.state_dict().keys()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from scan_lightning.clip_module.zero_shot import ZeroShotModule
 from scan_lightning.losses.contrastive import contrastive_loss
+from scan_lightning.models.checkpoints import complete_checkpoint, leave_out_clip
 from scan_lightning.models.clip import ClipConfig, FrozenClip
 from scan_lightning.models.clip_architecture import clip_architecture
 from scan_lightning.models.prompts import TemplateSet
@@ -70,6 +71,7 @@ class ShiftedClipModule(ZeroShotModule):
             templates=templates,
             export_to=export_to,
         )
+        self.clip_config = clip
         self.architecture = clip_architecture(clip.model)
         self.original = FrozenClip.from_config(clip)
         self.visual = deepcopy(self.original.region_visual).requires_grad_(True).train()
@@ -168,19 +170,20 @@ class ShiftedClipModule(ZeroShotModule):
         self.count(2, encode_shifted(self.visual, self.original, batch, self.shift), batch.texts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the original CLIP out, which the recipe names.
+        """Leave the original CLIP out, which the recipe names; one that cannot be loaded again stays in.
 
         Args:
             checkpoint: What Lightning is about to write.
         """
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(_ORIGINAL)}
+        leave_out_clip(checkpoint, self.original, self.clip_config, prefix=_ORIGINAL)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the original CLIP of the recipe back.
 
         Args:
             checkpoint: What Lightning has read.
+
+        Raises:
+            ValueError: If it was trained with another CLIP.
         """
-        own = self.state_dict()
-        checkpoint["state_dict"].update({name: own[name] for name in own if name.startswith(_ORIGINAL)})
+        complete_checkpoint(checkpoint, self.original, self.clip_config, prefix=_ORIGINAL)

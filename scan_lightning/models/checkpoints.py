@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scan_lightning.models.clip import SHIPPED_MODEL, ClipConfig
+from scan_lightning.models.clip import SHIPPED_MODEL, ClipConfig, FrozenClip
 from scan_lightning.models.plain import tensor_hash
 from scan_lightning.models.pretrained import check_state, load_scan
 from scan_lightning.models.scan import Scan
@@ -16,7 +16,6 @@ from scan_lightning.models.scan import Scan
 HASH_KEY = "scan_clip_hash"
 STATES = ("state_dict", "current_model_state")
 """Entries of a checkpoint that hold a network; the second is there where the first holds averaged weights."""
-_CLIP = "network.clip."
 _REGION_TOWER = "clip.shifted_visual."
 _SIM = "semantic_integration."
 
@@ -33,27 +32,33 @@ def can_be_loaded_again(config: ClipConfig) -> bool:
     return config.weights is not None or config.model == SHIPPED_MODEL or Path(config.model).is_dir()
 
 
-def leave_out_clip(checkpoint: dict[str, Any], network: Scan) -> None:
+def leave_out_clip(checkpoint: dict[str, Any], clip: FrozenClip, config: ClipConfig, *, prefix: str) -> None:
     """Take the frozen CLIP out of a checkpoint, and note its hash; a CLIP that cannot be loaded again stays in.
 
     Args:
         checkpoint: What Lightning is about to write, changed in place.
-        network: The network, which stands under "network." in it.
+        clip: The frozen CLIP.
+        config: What it was loaded from.
+        prefix: What its names in the checkpoint begin with.
     """
-    if not can_be_loaded_again(network.config.clip):
+    if not can_be_loaded_again(config):
         return
     for key in STATES:
         if key in checkpoint:
-            checkpoint[key] = {name: value for name, value in checkpoint[key].items() if not name.startswith(_CLIP)}
-    checkpoint[HASH_KEY] = _original_hash(network)
+            checkpoint[key] = {name: value for name, value in checkpoint[key].items() if not name.startswith(prefix)}
+    checkpoint[HASH_KEY] = _original_hash(clip)
 
 
-def complete_checkpoint(checkpoint: Mapping[str, Any], network: Scan) -> list[dict[str, Tensor]]:
+def complete_checkpoint(
+    checkpoint: Mapping[str, Any], clip: FrozenClip, config: ClipConfig, *, prefix: str
+) -> list[dict[str, Tensor]]:
     """Undo `leave_out_clip` with the configured CLIP. A checkpoint that holds its CLIP stays as it is.
 
     Args:
         checkpoint: What Lightning has read; its states are changed in place.
-        network: Whose CLIP is put in.
+        clip: The CLIP that is put in.
+        config: What it was loaded from.
+        prefix: What its names in the checkpoint begin with.
 
     Returns:
         The states of a network in the checkpoint.
@@ -63,12 +68,10 @@ def complete_checkpoint(checkpoint: Mapping[str, Any], network: Scan) -> list[di
     """
     states = [checkpoint[key] for key in STATES if key in checkpoint]
     if HASH_KEY in checkpoint:
-        found = _original_hash(network)
+        found = _original_hash(clip)
         if found != checkpoint[HASH_KEY]:
-            raise ValueError(
-                f"checkpoint: trained with a CLIP of hash {checkpoint[HASH_KEY]}, {network.config.clip} has {found}"
-            )
-        frozen = {f"{_CLIP}{name}": value for name, value in network.clip.state_dict().items()}
+            raise ValueError(f"checkpoint: trained with a CLIP of hash {checkpoint[HASH_KEY]}, {config} has {found}")
+        frozen = {f"{prefix}{name}": value for name, value in clip.state_dict().items()}
         for state in states:
             state.update(frozen)
     return states
@@ -109,6 +112,6 @@ def start_from(network: Scan, folder: Path) -> None:
     network.load_state_dict(state)
 
 
-def _original_hash(network: Scan) -> str:
+def _original_hash(clip: FrozenClip) -> str:
     """Identify the original towers; the one that classifies regions is the test's to choose."""
-    return tensor_hash(network.clip.clip.state_dict())
+    return tensor_hash(clip.clip.state_dict())
