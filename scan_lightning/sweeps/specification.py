@@ -229,5 +229,7 @@ def _check_early_terminate(rule: Any) -> None:
     eta = rule.get("eta", 3)
     if isinstance(eta, bool) or not isinstance(eta, int | float) or eta <= 1:
         raise ValueError(f"{where}.eta: expected a number above 1, got {eta!r}")
+    if rule.get("max_iter", eta) < eta:
+        raise ValueError(f"{where}.max_iter: expected at least eta = {eta}, got {rule['max_iter']}")
     if not isinstance(rule.get("strict", False), bool):
         raise ValueError(f"{where}.strict: expected true or false, got {rule['strict']!r}")
