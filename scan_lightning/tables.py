@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 PAPER = " (paper)"
-"""Behind the title of a column, or the first cell of a row, whose numbers were published and not measured here."""
+"""Behind the title of a column, or the first cell of a row, whose numbers were published, not measured here."""
 MISSING = "-"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -57,6 +57,7 @@ class Column:
         digits: Decimals of percent and numbers.
         best: Which value is marked as the best one; None marks none.
         published: Whether its numbers come from a publication, which the title then says.
+        signed: Whether a plus is written before percent and numbers above 0, as for differences.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Column:
     digits: int = 1
     best: Literal["max", "min"] | None = None
     published: bool = False
+    signed: bool = False
 
     @property
     def heading(self) -> str:
@@ -94,6 +96,7 @@ class ResultTable:
         columns: At least one; their keys differ.
         rows: In the order shown.
         notes: Lines below the table: conventions, versions, hardware.
+        question: What the table answers, behind the title.
 
     Raises:
         ValueError: If there is no column or a key is given twice.
@@ -103,6 +106,7 @@ class ResultTable:
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = field(default=())
+    question: str = ""
 
     def __post_init__(self) -> None:
         """Check the columns."""
@@ -130,9 +134,22 @@ def cell_texts(table: ResultTable) -> list[list[str]]:
     """
     lines = []
     for row in table.rows:
-        line = [_text(column, row.cells.get(column.key)) for column in table.columns]
+        line = [cell_text(column, row.cells.get(column.key)) for column in table.columns]
         lines.append([line[0] + (PAPER if row.published else ""), *line[1:]])
     return lines
+
+
+def cell_text(column: Column, value: Cell) -> str:
+    """Write one value with its deviation.
+
+    Args:
+        column: Says how.
+        value: The value.
+
+    Returns:
+        The text; a dash where there is no value.
+    """
+    return " ± ".join(part for part in _parts(column, value) if part) or MISSING
 
 
 def best_cells(table: ResultTable) -> set[tuple[int, int]]:
@@ -181,7 +198,8 @@ def to_markdown(table: ResultTable) -> str:
         padded = (text.ljust(width) if is_text else text.rjust(width) for text, width, is_text in cells)
         written.append(f"| {' | '.join(padded)} |")
     notes = [f"- {_markdown(note)}" for note in table.notes]
-    return "\n".join([f"**{_markdown(table.title)}**", "", *written, *([""] if notes else []), *notes]) + "\n"
+    title = f"**{_markdown(table.title)}**" + (f" {_markdown(table.question)}" if table.question else "")
+    return "\n".join([title, "", *written, *([""] if notes else []), *notes]) + "\n"
 
 
 def to_csv(table: ResultTable) -> str:
@@ -224,7 +242,7 @@ def to_latex(table: ResultTable) -> str:
     lines = [
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_latex(table.title)}}}",
+        rf"  \caption{{{_latex(f'{table.title}. {table.question}' if table.question else table.title)}}}",
         rf"  \begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
         "    " + " & ".join(_latex(column.heading) for column in table.columns) + r" \\",
@@ -237,6 +255,14 @@ def to_latex(table: ResultTable) -> str:
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     lines += [rf"  \par\footnotesize {_latex(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+RENDERERS: dict[str, tuple[str, Callable[[ResultTable], str]]] = {
+    "markdown": (".md", to_markdown),
+    "latex": (".tex", to_latex),
+    "csv": (".csv", to_csv),
+}
+"""For each format the ending of its files and what renders it."""
 
 
 def _scaled(column: Column, value: Cell) -> float | None:
@@ -258,15 +284,11 @@ def _parts(column: Column, value: Cell, *, thousands: str = ",") -> tuple[str, s
         return str(value), ""
     if column.kind == "count":
         return f"{round(number):{thousands}}", ""
+    shown = f"{round(number, column.digits) + 0.0:{'+' * column.signed}.{column.digits}f}"  # + 0.0: no minus before 0
     if not isinstance(value, Spread):
-        return f"{number:.{column.digits}f}", ""
+        return shown, ""
     deviation = value.deviation * (100 if column.kind == "percent" else 1)
-    return f"{number:.{column.digits}f}", f"{deviation:.{column.digits}f}"
-
-
-def _text(column: Column, value: Cell) -> str:
-    """Write one value with its deviation; a dash where there is none."""
-    return " ± ".join(part for part in _parts(column, value) if part) or MISSING
+    return shown, f"{deviation:.{column.digits}f}"
 
 
 def _markdown(text: str) -> str:

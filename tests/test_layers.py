@@ -27,10 +27,11 @@ RANKS = {
     "verification": 3,
     "analysis": 4,
     "sweeps": 4,
-    "commands": 5,
-    "experiments": 5,
-    "cli": 6,
-    "__main__": 7,
+    "reports": 5,
+    "commands": 6,
+    "experiments": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 # Library -> the modules that may import it, as prefixes below the package.
@@ -42,6 +43,7 @@ HOMES = {
     "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "commands.evaluate", "commands.run", "cli"),
     "pytorch_lightning": (),  # the old name of lightning
     "lightning_fabric": (),
+    "matplotlib": ("reports",),
 }
 
 

@@ -1,0 +1,1 @@
+"""Tables and plots of rows: layouts, rows grouped with their spread over seeds, documents whose tables follow."""

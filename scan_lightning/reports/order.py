@@ -1,0 +1,120 @@
+"""The order of a table's rows, and what is still to be measured: both follow from the ablation file's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scan_lightning.reports.layout import TableLayout
+from scan_lightning.reports.rows import Group, label_of, value_text
+from scan_lightning.sweeps import Sweep, grid, load_sweep
+
+Plan = dict[tuple[str, ...], list[str]]
+"""Labels of each group that a grid asks for, in its order, with the seeds."""
+
+SEED = "seed_everything"
+"""The parameter of a sweep that is the seed."""
+
+
+def order_groups(groups: Sequence[Group], table: TableLayout, plan: Plan | None) -> list[Group]:
+    """Bring groups into the order of the layout, else that of the grid, else that of the rows.
+
+    Args:
+        groups: In the order of their first rows.
+        table: Its ``order`` names labels of the first key.
+        plan: From `find_plan`.
+
+    Returns:
+        The same groups; those that the order does not name come last.
+
+    Raises:
+        ValueError: If the layout's order names a row that is not there.
+    """
+    if table.order:
+        present = {group.labels[0] for group in groups}
+        if absent := [label for label in table.order if label not in present]:
+            raise ValueError(f"order: no row {absent[0]!r}, there are {', '.join(sorted(present))}")
+        places = {label: place for place, label in enumerate(table.order)}
+        return sorted(groups, key=lambda group: places.get(group.labels[0], len(places)))
+    wanted = list(plan or ())
+    places_by_labels = {labels: place for place, labels in enumerate(wanted)}
+    return sorted(groups, key=lambda group: places_by_labels.get(group.labels, len(wanted)))
+
+
+def find_plan(names: Sequence[str], table: TableLayout, ablations: Path, groups: Sequence[Group]) -> Plan | None:
+    """Find the grid that the rows come from: an ablation file, or one with an overlay of its name in a subfolder.
+
+    Args:
+        names: Of the files of rows, which are those of the ablation files.
+        table: By what its rows are grouped.
+        ablations: Folder of the ablation files.
+        groups: What has been measured.
+
+    Returns:
+        For each group the seeds, of the grids that hold all that was measured and the least beyond; None if a file of
+        rows comes from no ablation file, or from one that was changed since.
+
+    Raises:
+        ValueError: If an ablation file is wrong.
+    """
+    merged: Plan = {}
+    for name in names:
+        path = ablations / f"{name}.yaml"
+        if not path.is_file():
+            return None
+        overlays = sorted(overlay for overlay in ablations.glob(f"*/{name}.yaml"))
+        plans = [_plan(load_sweep(path, overlay), table) for overlay in (None, *overlays)]
+        known = [plan for plan in plans if plan is not None]
+        if not known:
+            return None
+        best: Plan = min(known, key=lambda plan: _fit(plan, groups))
+        merged |= best
+    return merged if all(group.labels in merged for group in groups) else None
+
+
+def unmeasured(plan: Plan | None, groups: Sequence[Group]) -> str:
+    """List what a grid asks for and the rows do not have.
+
+    Args:
+        plan: From `find_plan`.
+        groups: What has been measured.
+
+    Returns:
+        One text; empty if nothing is missing or there is no grid.
+    """
+    found = {group.labels: set(group.rows) for group in groups}
+    texts = []
+    for labels, seeds in (plan or {}).items():
+        absent = [seed for seed in seeds if seed not in found.get(labels, set())]
+        if absent:
+            some = f" (seed {', '.join(absent)})" if len(absent) < len(seeds) else ""
+            texts.append(", ".join(labels) + some)
+    return "; ".join(texts)
+
+
+def _plan(sweep: Sweep, table: TableLayout) -> Plan | None:
+    """Read groups and seeds off a grid; None if it does not set what the table groups by."""
+    plan: Plan = {}
+    for combination in grid(sweep):
+        labels = _labels(combination, table)
+        if labels is None:
+            return None
+        plan.setdefault(labels, []).append(value_text(combination.get(SEED, "")))
+    return plan
+
+
+def _labels(combination: Mapping[str, Any], table: TableLayout) -> tuple[str, ...] | None:
+    """Name one combination as its row will be named."""
+    variant = combination.get("variant")
+    variant = variant if isinstance(variant, dict) else {}
+    values = {**combination, **variant, "variant": variant.get("label")}
+    if any(values.get(group.key, values) is values for group in table.groups):
+        return None
+    return tuple(label_of(values[group.key], group) for group in table.groups)
+
+
+def _fit(plan: Plan, groups: Sequence[Group]) -> tuple[int, int]:
+    """Rank grids: first those that hold most of what was measured, then those that ask for least beyond."""
+    measured = {group.labels for group in groups}
+    return -sum(labels in measured for labels in plan), sum(len(seeds) for seeds in plan.values())

@@ -1,0 +1,149 @@
+"""Tables from rows: the layout says what, the files of rows say how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from scan_lightning.reports.grouped import group_table, pivot_table
+from scan_lightning.reports.layout import Layout, TableLayout
+from scan_lightning.reports.notes import configurations_note, images_note, meaning_notes, provenance_note, seed_note
+from scan_lightning.reports.order import Plan, find_plan, order_groups, unmeasured
+from scan_lightning.reports.ranking import Method, distinct_methods, ranking_table, swaps_table
+from scan_lightning.reports.rows import Group, group_rows, read_rows
+from scan_lightning.tables import ResultTable
+
+Notes = Literal["full", "short", "no"]
+
+
+class Report:
+    """Makes the tables of a layout from the files of rows in a folder.
+
+    Args:
+        layout: What stands in the tables.
+        folder: Of the files of rows.
+    """
+
+    def __init__(self, *, layout: Layout, folder: Path) -> None:
+        self.layout = layout
+        self.folder = folder
+
+    def files(self, name: str) -> list[Path]:
+        """List the files of rows that a table is made from.
+
+        Args:
+            name: Of the table.
+
+        Returns:
+            The files, whether they are there or not.
+
+        Raises:
+            ValueError: If the layout has no such table.
+        """
+        table = self.layout.table(name)
+        names = [file for other in table.combine for file in self._names(other)] or self._names(name)
+        return [self.folder / f"{file}.csv" for file in dict.fromkeys(names)]
+
+    def groups(self, name: str) -> list[Group]:
+        """Group the rows of a table.
+
+        Args:
+            name: Of the table; of the kind "groups" or "pivot", whose groups have the column's label last.
+
+        Returns:
+            The groups, in the order shown.
+
+        Raises:
+            FileNotFoundError: If a file of rows is missing.
+            ValueError: If rows do not fit the layout.
+        """
+        return self._planned(name)[0]
+
+    def methods(self, names: Sequence[str], metrics: Sequence[str]) -> list[Method]:
+        """Collect the rows of several tables as methods.
+
+        Args:
+            names: Of the tables.
+            metrics: What a method must have been scored by to count.
+
+        Returns:
+            The methods, each run once.
+
+        Raises:
+            FileNotFoundError: If a file of rows is missing.
+            ValueError: If rows do not fit the layout.
+        """
+        return distinct_methods({name: self.groups(name) for name in names}, metrics)
+
+    def table(self, name: str, *, notes: Notes = "full") -> ResultTable:
+        """Make a table.
+
+        Args:
+            name: Of the table.
+            notes: "full"; "short" without the meanings of metrics and the list of configurations; or "no".
+
+        Returns:
+            The table.
+
+        Raises:
+            FileNotFoundError: If a file of rows is missing.
+            ValueError: If the layout has no such table, or rows do not fit it.
+        """
+        table = self.layout.table(name)
+        plan: Plan | None = None
+        if table.combine:
+            methods = self.methods(table.combine, table.columns)
+            groups = [replace(method.group, labels=(method.label,)) for method in methods]
+            metrics = self.layout.metrics
+            if table.kind == "ranking":
+                laid, made = ranking_table(methods, table.columns, metrics)
+            else:
+                laid, made = swaps_table(methods, table.columns, metrics, limit=table.limit)
+        else:
+            groups, plan = self._planned(name)
+            if table.pivot is not None:
+                laid, made = pivot_table(table, table.pivot, groups, self.layout.metrics[table.pivot.metric])
+            else:
+                laid, made = group_table(table, groups, self.layout.metrics)
+        columns, rows = laid
+        lines: list[str] = []
+        if notes != "no":
+            missing = unmeasured(plan, groups)
+            lines = [*table.notes, seed_note(groups), *made, *([f"Not measured yet: {missing}."] if missing else [])]
+            lines += self._provenance(table, groups, notes)
+        return ResultTable(
+            title=table.title, question=table.question, columns=tuple(columns), rows=tuple(rows), notes=tuple(lines)
+        )
+
+    def _provenance(self, table: TableLayout, groups: Sequence[Group], notes: Notes) -> list[str]:
+        """Write the notes on metrics, images and runs."""
+        rows = [row for group in groups for row in group.rows.values()]
+        names = [table.pivot.metric] if table.pivot else table.columns
+        shown = [name for name in names if any(group.by_seed(name) for group in groups)]
+        meanings = meaning_notes(shown, self.layout.metrics) if notes == "full" else ()
+        lines = [*meanings, *images_note(rows), provenance_note(rows)]
+        if notes == "short":
+            return lines
+        if table.combine:
+            return [*lines, f"Configuration hashes: below the tables {', '.join(table.combine)}."]
+        return [*lines, configurations_note(groups)]
+
+    def _names(self, name: str) -> list[str]:
+        """Name the files of rows of one table."""
+        return list(self.layout.table(name).rows) or [name]
+
+    def _planned(self, name: str) -> tuple[list[Group], Plan | None]:
+        """Group the rows of a table, and find the grid that they come from."""
+        table = self.layout.table(name)
+        if table.pivot is not None:
+            table = replace(table, groups=(*table.groups, table.pivot.by))
+        names = self._names(name)
+        try:
+            rows = [row for file in names for row in read_rows(self.folder / f"{file}.csv")]
+            groups = group_rows(rows, table)
+            plan = find_plan(names, table, self.layout.ablations, groups)
+            return order_groups(groups, table, plan), plan
+        except ValueError as error:
+            raise ValueError(f"table {name}: {error}") from error
