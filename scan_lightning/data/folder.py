@@ -48,7 +48,7 @@ class FolderDataModule(SegmentationDataModule):
 
     Args:
         root: The data set's folder. Files outside it, also those that a link inside it points to, are refused.
-        batch_size: Images per training batch and process.
+        batch_size: Images per training batch and process; the paper's is 32 in all.
         train_split: Name of the training split.
         val_split: Name of the validation split; None for none.
         test_split: Name of the test split; None for none.
@@ -70,7 +70,7 @@ class FolderDataModule(SegmentationDataModule):
         self,
         *,
         root: str | Path,
-        batch_size: int,
+        batch_size: int = 32,
         train_split: str = "train",
         val_split: str | None = "val",
         test_split: str | None = "test",

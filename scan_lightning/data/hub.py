@@ -43,7 +43,7 @@ class HubDataModule(SegmentationDataModule):
         path: Id on the hub, a ``.parquet`` or ``.arrow`` file, a folder of data files, or a folder written by
             ``save_to_disk``.
         vocabulary: The classes: a list of words or a file (see `read_classes`).
-        batch_size: Images per training batch and process.
+        batch_size: Images per training batch and process; the paper's is 32 in all.
         image_column: Name of the column of images.
         label_column: Name of the column of label maps.
         id_column: Name of the column of ids, unique in each split; None for none.
@@ -83,7 +83,7 @@ class HubDataModule(SegmentationDataModule):
         *,
         path: str,
         vocabulary: list[str] | str | Path,
-        batch_size: int,
+        batch_size: int = 32,
         image_column: str = "image",
         label_column: str = "label",
         id_column: str | None = None,

@@ -137,6 +137,8 @@ class MaskSegmenter(nn.Module):
         if config.weights is not None:
             load_published(self.model, config.weights)
         self.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
+        # Decoder layer i reads level i modulo 3. With fewer layers a level's projection is idle, which DDP must know.
+        self.model.transformer_module.input_projections[config.decoder_layers :].requires_grad_(False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 

@@ -68,6 +68,12 @@ def _samples(data: FolderDataModule, split: Split) -> list[Sample]:
     return [dataset[index] for index in range(len(dataset))]
 
 
+def test_evaluation_needs_no_batch_size_of_training(made_once: Path) -> None:
+    data = FolderDataModule(root=made_once)
+    data.setup("test")
+    assert len(data.test_dataloader()) == len(_samples(_data(made_once), "test"))  # type: ignore[arg-type]
+
+
 def test_vocabulary_and_hierarchy(made_once: Path) -> None:
     data = _data(made_once)
     assert data.vocabulary.names == ("sky", "vehicle", "car")

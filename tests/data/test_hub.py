@@ -13,6 +13,7 @@ import torch
 
 from data.tiny_hub import TRUTH, make, png, rows, samples, shade, table
 from scan_lightning.cli import main, read_recipe
+from scan_lightning.data.hub import HubDataModule
 from scan_lightning.types import IGNORE_INDEX
 
 
@@ -132,6 +133,10 @@ def test_wrong_settings_raise(made: Path, cache: Path, options: dict[str, Any], 
 def test_wrong_number_raises(made: Path, cache: Path, name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
         make(made / "parquet", cache, **{name: value})
+
+
+def test_evaluation_needs_no_batch_size_of_training(made: Path, cache: Path) -> None:
+    assert HubDataModule(path=str(made / "parquet"), vocabulary=["sky"], cache_dir=cache).batch_size == 32
 
 
 RECIPE = """

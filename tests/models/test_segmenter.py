@@ -106,8 +106,10 @@ def test_preprocess_normalises_by_imagenet(segmenter: MaskSegmenter) -> None:
     assert not found[..., 20:, :].any()
 
 
-def test_gradients_reach_every_trainable_parameter(segmenter_config: SegmenterConfig) -> None:
-    segmenter = build(segmenter_config).train()
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_gradients_reach_every_trainable_parameter(segmenter_config: SegmenterConfig, layers: int) -> None:
+    """The decoder's layers take the three levels in turn; projections of levels that no layer takes are frozen."""
+    segmenter = build(replace(segmenter_config, decoder_layers=layers, conv_dim=64)).train()
     with torch.no_grad():  # zero offsets and attention weights would hide the path through them
         for name, parameter in segmenter.named_parameters():
             if "sampling_offsets" in name or "attention_weights" in name:
@@ -121,7 +123,9 @@ def test_gradients_reach_every_trainable_parameter(segmenter_config: SegmenterCo
     ]
     assert without == []
     frozen = [name for name, parameter in segmenter.named_parameters() if not parameter.requires_grad]
-    assert frozen == [f"model.pixel_level_module.encoder.swin.layernorm.{kind}" for kind in ("weight", "bias")]
+    idle = [f"transformer_module.input_projections.{level}" for level in range(layers, 3)]
+    expected = ["pixel_level_module.encoder.swin.layernorm", *idle]
+    assert frozen == [f"model.{module}.{kind}" for module in expected for kind in ("weight", "bias")]
 
 
 def test_pixel_decoder_runs_in_float32_under_autocast(segmenter: MaskSegmenter) -> None:
