@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(list(args))
     console = Console(stderr=True)
     try:
-        with console.status(f"converting {options.input}"):
+        with console.status(Text(f"converting {options.input}")):
             report = convert(
                 options.input,
                 options.output,

@@ -74,6 +74,8 @@ def convert(
         return _from_file(read_tensors(path), output, config, quick_gelu, shifted_clip, overwrite)
     if configs or quick_gelu is not None or shifted_clip is not None:
         raise ValueError("--config, --quick-gelu and --shifted-clip belong to a file of released weights, not a folder")
+    if path.suffix in (RELEASED_SUFFIX, *_OTHER_SUFFIXES) and not path.is_dir():
+        raise FileNotFoundError(f"no file {source}")
     folder = find_folder(source)
     kind = _kind(folder)
     if released:

@@ -98,7 +98,10 @@ def test_code_is_refused(tmp_path: Path, kind: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.pth", "net"], "no folder none.pth, and a hub name has the form owner/name"),
+        (["none.pth", "net"], "no file none.pth"),
+        (["weights/none.pth", "net"], "no file weights/none.pth"),
+        (["none[/b].pth", "net"], "no file none[/b].pth"),
+        (["none", "net"], "no folder none, and a hub name has the form owner/name"),
         (["SCAN.pth", "other.pth"], "is a file of released weights"),
         (["SCAN.pth", "net.safetensors"], "expected a folder or a file that ends in .pth, got net.safetensors"),
         (["own", "net"], "is a folder of this project already"),
