@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import sys
 import warnings
@@ -21,11 +22,34 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from scan_lightning.callbacks import InterruptionCallback, MonitorCallback, ResultsCallback
 from scan_lightning.callbacks.checkpointing import WholeCheckpointIO, checkpoint_folders, newest_good
 from scan_lightning.callbacks.interruption import Interrupted
-from scan_lightning.commands import benchmark, convert, data, evaluate, pairs, plan, run, segment, verify
+from scan_lightning.callbacks.report import ReportCallback
+from scan_lightning.commands import (
+    ablate,
+    analyse,
+    benchmark,
+    convert,
+    data,
+    evaluate,
+    pairs,
+    plan,
+    run,
+    segment,
+    sweep,
+    verify,
+)
 from scan_lightning.models.clip import DAMAGE
+from scan_lightning.sweeps.process import REPORT_VARIABLE
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
+    "ablate": (
+        lambda args: ablate.main(args, runner=run.Runner(read=read_recipe, launch=_lightning)),
+        "Answer the questions of ablation files: every combination, every seed, resumable.",
+    ),
+    "analyse": (
+        lambda args: analyse.main(args, read=read_recipe, check_checkpoint=check_checkpoint),
+        "Measure the paper's two claims: in-vocabulary collapse, domain bias.",
+    ),
     "benchmark": (benchmark.main, "Measure this machine: loading of training crops, memory of the semantic map."),
     "convert": (convert.main, "Convert released weights to this project's folders and back."),
     "data": (data.main, "List, check and prepare data sets; propose parents of classes."),
@@ -43,6 +67,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         "Train unless an equal training is there, test, add one row: what sweeps and ablations repeat.",
     ),
     "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
+    "sweep": (sweep.main, "Run a W&B sweep file offline: grid, random, bayes; several workers, resumable."),
     "verify": (verify.main, "Compare every stage with a folder of reference tensors."),
 }
 """The commands beside Lightning's, with a line of help each."""
@@ -96,8 +121,10 @@ class ScanCLI(LightningCLI):
         trainer: Trainer = self.trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        present: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if REPORT_VARIABLE in os.environ:  # a sweep has started this process
+            present.append(ReportCallback(path=Path(os.environ[REPORT_VARIABLE])))
         if self.config.subcommand == "fit":
-            present: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
             if trainer.loggers and not any(isinstance(callback, LearningRateMonitor) for callback in present):
                 present.append(LearningRateMonitor(logging_interval="step"))
             if not any(isinstance(callback, MonitorCallback) for callback in present):
