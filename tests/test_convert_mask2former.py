@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,24 @@ def test_folder_with_another_backbone_is_refused(hub_folder: Path, tmp_path: Pat
         convert(tmp_path / "other", tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("damage", ["truncated", "other config"])
+def test_folder_that_is_damaged_is_refused(hub_folder: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(hub_folder, tmp_path / "bad")
+    if damage == "truncated":
+        weights = tmp_path / "bad" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+    else:
+        config = json.loads((hub_folder / "config.json").read_text())
+        (tmp_path / "bad" / "config.json").write_text(json.dumps(config | {"num_queries": 3}))
+    with pytest.raises(ValueError, match=r"bad: damaged, or its weights do not fit its config\.json"):
+        convert(tmp_path / "bad", tmp_path / "x.pth")
+
+
 def test_unused_tensors_come_back(released: State, tmp_path: Path) -> None:
     extra = {"proposal_generator.weight": torch.randn(2)}
     torch.save({"model": {**released, **extra}}, tmp_path / "m.pth")
     assert convert(tmp_path / "m.pth", tmp_path / "folder").unused == list(extra)
-    convert(tmp_path / "folder", tmp_path / "back.pth")
-    same(torch.load(tmp_path / "back.pth", weights_only=True)["model"], {**released, **extra})
+    convert(tmp_path / "folder", tmp_path / "copy")
+    for folder in ("folder", "copy"):
+        convert(tmp_path / folder, tmp_path / f"{folder}.pth")
+        same(torch.load(tmp_path / f"{folder}.pth", weights_only=True)["model"], {**released, **extra})

@@ -5,11 +5,13 @@ A folder is what the segmenter's ``weights`` take as a warm start.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
@@ -26,6 +28,7 @@ from scan_lightning.convert.network import unused_tensors
 from scan_lightning.convert.output import save_checkpoint, save_tensors
 from scan_lightning.convert.report import Conversion, IncompleteCheckpointError, summarize
 from scan_lightning.convert.scan_release import NO_OBJECT_WEIGHT, swin_buffers
+from scan_lightning.models.clip import DAMAGE
 from scan_lightning.models.pretrained import check_state
 from scan_lightning.models.segmenter import SegmenterConfig
 
@@ -138,8 +141,11 @@ def mask2former_to_own_folder(source: Path, folder: Path, *, output: Path) -> Co
     """
     network, unused = _load(source)
     network.save_pretrained(folder)
-    state = network.state_dict()
-    return summarize("Mask2Former", source, output, state, unused=unused)
+    extra = source / RELEASED_NAME
+    kept = read_tensors(extra).tensors if extra.is_file() else {}
+    if kept:
+        save_tensors(kept, folder / RELEASED_NAME)
+    return summarize("Mask2Former", source, output, network.state_dict(), unused=unused, kept=list(kept))
 
 
 def loss_weights(classes: int) -> Tensor:
@@ -204,9 +210,12 @@ def _load(source: Path) -> tuple[Any, list[str]]:
     backbone = getattr(getattr(config, "backbone_config", None), "model_type", None)
     if config.model_type != "mask2former" or backbone != "swin":
         raise ValueError(f"{source}: expected a Mask2Former with Swin, found a {config.model_type} with {backbone}")
-    network, info = Mask2FormerForUniversalSegmentation.from_pretrained(
-        source, dtype="auto", output_loading_info=True, local_files_only=True
-    )
+    try:
+        network, info = Mask2FormerForUniversalSegmentation.from_pretrained(
+            source, dtype="auto", output_loading_info=True, local_files_only=True
+        )
+    except (SafetensorError, pickle.UnpicklingError, *DAMAGE) as error:
+        raise ValueError(f"{source}: damaged, or its weights do not fit its config.json: {error}") from error
     state = network.state_dict()
     lacking = {name for name in info["missing_keys"] if name != _LOSS}
     missing = missing_keys([_OURS + name for name in state if name in lacking], {})
