@@ -32,7 +32,7 @@ class ClipModule(ZeroShotModule):
         architecture: What open_clip_config.json holds under "model_cfg": embed_dim, vision_cfg, text_cfg.
         initial_weights: File of weights to start from (.safetensors or tensors only); None starts untrained.
         learning_rate: Peak, of AdamW with betas (0.9, 0.98) as in CLIP.
-        weight_decay: For matrices; biases, norms, embeddings and the logit scale have none.
+        weight_decay: For matrices; biases, norms, the text tower's embeddings and the logit scale have none.
         warmup_steps: Steps of linear warm-up; a cosine to zero follows.
         templates: Prompt templates of validation.
         export_to: Folder to write the model to at the end of fit; None for none.

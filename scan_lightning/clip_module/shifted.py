@@ -39,7 +39,8 @@ class ShiftedClipModule(ZeroShotModule):
         shift_in_training: Whether training overwrites tokens; without it CLIP is tuned on plain masked crops (an
             ablation), while validation still measures all three.
         learning_rate: Peak, of AdamW with betas (0.9, 0.98) as in CLIP; the paper's.
-        weight_decay: For matrices; biases, norms and embeddings have none.
+        weight_decay: For matrices, positions among them, as in open_clip; biases, norms and the [CLS] embedding have
+            none.
         warmup_steps: Steps of linear warm-up, the paper's; a cosine to zero follows.
         templates: Prompt templates of training and validation.
         export_to: Folder to write the tuned CLIP to at the end of fit, for ``shifted_weights`` of a `ClipConfig`; None
