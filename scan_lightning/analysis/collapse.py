@@ -121,7 +121,10 @@ def measure_collapse(
     found: list[MaskEmbeddings] = []
     for batch in batches:
         images = batch.images.to(device)
-        found += _embeddings(scan, images, batch, text)
+        found += [
+            _embeddings(scan, images[index, :, : labels.shape[0], : labels.shape[1]], labels, text)
+            for index, _, labels in images_with_truth(batch)
+        ]
         for name, condition in conditions.items():
             predictions = scan.predict(
                 images,
@@ -141,12 +144,13 @@ def measure_collapse(
     return Collapse(images=len(found), seen=vocabulary.seen, confusions=confusions, geometry=geometry)
 
 
-def _embeddings(scan: Scan, images: Tensor, batch: Batch, text: TextFeatures) -> list[MaskEmbeddings]:
-    """Find the proposals that stand for the true masks of each image; a proposal's mask is where it exceeds 0.5."""
-    output = scan(images, batch.sizes, text)
-    found = []
-    for index, _, labels in images_with_truth(batch):
-        masks = upsample_masks(output.mask_logits[-1][index], padded=output.padded, size=batch.sizes[index])
-        part = assign_proposals(masks > 0.5, output.embeddings[index], labels.to(masks.device))
-        found.append(MaskEmbeddings(embeddings=part.embeddings.cpu(), labels=part.labels.cpu(), ious=part.ious.cpu()))
-    return found
+def _embeddings(scan: Scan, image: Tensor, labels: Tensor, text: TextFeatures) -> MaskEmbeddings:
+    """Find the proposals that stand for the true masks of an image; a proposal's mask is where it exceeds 0.5.
+
+    Images are looked at one by one: what they are padded to would change their proposals.
+    """
+    size = (image.shape[1], image.shape[2])
+    output = scan(image[None], [size], text)
+    masks = upsample_masks(output.mask_logits[-1][0], padded=output.padded, size=size)
+    found = assign_proposals(masks > 0.5, output.embeddings[0], labels.to(masks.device))
+    return MaskEmbeddings(embeddings=found.embeddings.cpu(), labels=found.labels.cpu(), ious=found.ious.cpu())
