@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,20 +170,30 @@ def _plain(config: Namespace) -> dict[str, Any]:
     return plain
 
 
-class _RecipeRead(Exception):  # noqa: N818
-    """Ends the command line once its arguments are parsed."""
+class _ParserMade(Exception):  # noqa: N818
+    """Ends the command line once its parser is made."""
 
-    def __init__(self, config: Namespace) -> None:
+    def __init__(self, parser: LightningArgumentParser) -> None:
         super().__init__()
-        self.config = config
+        self.parser = parser
 
 
-class _RecipeReader(ScanCLI):
-    """Parses as `ScanCLI` does, and builds nothing."""
+class _ParserMaker(ScanCLI):
+    """Makes the parser that `ScanCLI` makes, and parses nothing."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and stop."""
-        raise _RecipeRead(parser.parse_args(args))
+        """Stop."""
+        raise _ParserMade(parser)
+
+
+@cache
+def _recipe_parser() -> LightningArgumentParser:
+    """Make the parser of Lightning's subcommands, which does not depend on what is parsed."""
+    try:
+        _lightning(["fit"], _ParserMaker)
+    except _ParserMade as made:
+        return made.parser
+    raise AssertionError("the command line made no parser")
 
 
 def read_recipe(arguments: Sequence[str]) -> Namespace:
@@ -194,11 +205,8 @@ def read_recipe(arguments: Sequence[str]) -> Namespace:
     Returns:
         The configuration of the subcommand.
     """
-    try:
-        _lightning(list(arguments), _RecipeReader)
-    except _RecipeRead as read:
-        return read.config[read.config.subcommand]  # type: ignore[no-any-return]
-    raise AssertionError("the reader parsed nothing")
+    config = _recipe_parser().parse_args(list(arguments))
+    return config[config.subcommand]  # type: ignore[no-any-return]
 
 
 def check_checkpoint(path: Path) -> None:

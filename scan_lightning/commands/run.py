@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,18 @@ Launch = Callable[[list[str]], bool]
 """Runs a subcommand of Lightning; tells whether it came to its end and not only to a time limit."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Runner:
-    """Carries out runs in this process.
+    """Carries out runs in this process. Recipes are read once each.
 
     Args:
         read: Reads a recipe as Lightning's command line does.
         launch: Runs a subcommand of Lightning.
     """
 
-    read: ReadRecipe
-    launch: Launch
+    def __init__(self, *, read: ReadRecipe, launch: Launch) -> None:
+        self.launch = launch
+        remembered = cache(read)
+        self.read: ReadRecipe = lambda arguments: remembered(tuple(arguments))
 
     def plan(self, arguments: Sequence[str]) -> RunPlan:
         """Work out what a run will train and test, see `plan_run`.

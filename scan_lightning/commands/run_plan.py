@@ -199,7 +199,9 @@ def _plan_training(
     if seed is not None:
         seeded = [part for part in ("model", "data") if "seed" in config[part]["init_args"]]
         arguments = [*arguments, f"--seed_everything={seed}", *(f"--{part}.init_args.seed={seed}" for part in seeded)]
-        config = read(["fit", *arguments]).as_dict()
+        config["seed_everything"] = seed
+        for part in seeded:
+            config[part]["init_args"]["seed"] = seed
     relevant = _relevant(config, _NOT_TRAINING)
     active = [callback for callback in config["trainer"].get("callbacks") or [] if not is_passive(callback)]
     relevant["callbacks"] = active
