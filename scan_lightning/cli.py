@@ -33,9 +33,11 @@ from scan_lightning.commands import (
     evaluate,
     pairs,
     plan,
+    plot,
     run,
     segment,
     sweep,
+    table,
     verify,
 )
 from scan_lightning.models.clip import DAMAGE
@@ -63,12 +65,14 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         lambda args: plan.main(args, read=read_recipe),
         "Tell what a recipe takes: parameters, operations, memory, steps.",
     ),
+    "plot": (plot.main, "Draw plots from rows of results: curves, layers, seen against unseen classes."),
     "run": (
         lambda args: run.main(args, runner=run.Runner(read=read_recipe, launch=_lightning)),
         "Train unless an equal training is there, test, add one row: what sweeps and ablations repeat.",
     ),
     "segment": (segment.main, "Segment images by any words: label maps, overlays, JSON."),
     "sweep": (sweep.main, "Run a W&B sweep file offline: grid, random, bayes; several workers, resumable."),
+    "table": (table.main, "Make tables from rows of results, in files or within Markdown documents."),
     "verify": (verify.main, "Compare every stage with a folder of reference tensors."),
 }
 """The commands beside Lightning's, with a line of help each."""

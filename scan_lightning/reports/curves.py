@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scan_lightning.reports.figures import COLOURS, MARKERS
-from scan_lightning.reports.layout import MetricLayout, PlotLayout, TableLayout
-from scan_lightning.reports.rows import Group, mean_of
+from scan_lightning.reports.groups import Group, mean_of
+from scan_lightning.reports.layout import MetricLayout, PivotLayout, PlotLayout, TableLayout
 from scan_lightning.tables import Spread
 
 _HEIGHT = 3.3
@@ -62,69 +62,108 @@ class Line:
         return 100.0 if self.layout.kind == "percent" else 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        title: Above it.
+        lines: What is drawn.
+    """
+
+    title: str
+    lines: Sequence[Line]
+
+
 def draw_curves(
     plot: PlotLayout, table: TableLayout, groups: Sequence[Group], metrics: Mapping[str, MetricLayout]
 ) -> Figure:
-    """Draw the curves of a table: one panel per metric; for a table of kind "pivot" one panel, a line per column.
+    """Draw the curves of a table against its last key, numbers to scale, texts side by side.
 
-    Panels span equally many units, so that slopes compare.
+    There is one panel per metric, with a line for each value of the keys before; for a table of kind "pivot" a panel
+    for each such value, with a line for each column. Panels span equally many units, so that slopes compare.
 
     Args:
         plot: The layout.
         table: Whose groups.
-        groups: In any order.
+        groups: In the order of the table.
         metrics: How metrics are shown.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If what groups the rows is no number.
+        ValueError: If nothing is left to draw.
     """
+    at = len(table.groups) - 1
+    kept = [group for group in groups if group.labels[at] not in plot.leave_out]
+    positions, ticks = _positions(kept, at)
     if table.pivot is not None:
-        layout = metrics[table.pivot.metric]
-        names = list(dict.fromkeys([*table.pivot.order, *(group.labels[-1] for group in groups)]))
-        lines = [
-            Line(
-                label=name,
-                points=_points([group for group in groups if group.labels[-1] == name]),
-                metric=table.pivot.metric,
-                layout=layout,
-            )
-            for name in names
-        ]
-        panels = [(_with_unit(layout), lines)]
+        panels = _pivot_panels(table.pivot, kept, positions, at, metrics[table.pivot.metric])
     else:
-        points = _points(groups)
         panels = [
-            (_with_unit(metrics[name]), [Line(label="", points=points, metric=name, layout=metrics[name])])
+            Panel(title=_with_unit(metrics[name]), lines=_lines(kept, positions, at, name, metrics[name]))
             for name in plot.metrics
-            if any(group.by_seed(name) for group in groups)
+            if any(group.by_seed(name) for group in kept)
         ]
+    if not panels:
+        raise ValueError("nothing to draw: no row has any of the metrics")
     width = _SINGLE if len(panels) == 1 else _PANEL * len(panels)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
     figure.suptitle(plot.title, fontsize=10)
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, lines) in zip(drawn, panels, strict=True):
-        axes.set_title(title)
-        axes.set_xlabel(plot.x_title or table.groups[0].title)
-        _draw_lines(axes, lines)
+    for axes, panel in zip(drawn, panels, strict=True):
+        axes.set_title(panel.title)
+        axes.set_xlabel(plot.x_title or table.groups[at].title)
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks)
+        _draw_lines(axes, panel.lines)
     _equal_spans(list(drawn))
-    for axes, (_, lines) in zip(drawn, panels, strict=True):
-        if len(lines) > 1:
-            _name_lines(axes, lines)
+    for axes, panel in zip(drawn, panels, strict=True):
+        if len(panel.lines) > 1:
+            _name_lines(axes, panel.lines)
     return figure
 
 
-def _points(groups: Sequence[Group]) -> list[tuple[float, Group]]:
-    """Order groups by the number that their first key holds."""
-    found = []
+def _positions(groups: Sequence[Group], at: int) -> tuple[dict[str, float], list[str]]:
+    """Give the place of each label on the axis, and the labels to write there: none if they are numbers."""
+    values = {group.labels[at]: group.values[at] for group in groups}
+    try:
+        return {label: float(value) for label, value in values.items()}, []
+    except (TypeError, ValueError):
+        return {label: float(place) for place, label in enumerate(values)}, list(values)
+
+
+def _lines(
+    groups: Sequence[Group], positions: Mapping[str, float], at: int, metric: str, layout: MetricLayout
+) -> list[Line]:
+    """Make a line of the groups that share all labels but the one on the axis."""
+    members: dict[str, list[tuple[float, Group]]] = {}
     for group in groups:
-        try:
-            found.append((float(group.values[0]), group))
-        except (TypeError, ValueError):
-            raise ValueError(f"a curve needs numbers, got {group.labels[0]!r}") from None
-    return sorted(found, key=lambda point: point[0])
+        name = ", ".join(label for index, label in enumerate(group.labels) if index != at)
+        members.setdefault(name, []).append((positions[group.labels[at]], group))
+    return [
+        Line(label=name, points=sorted(points, key=lambda point: point[0]), metric=metric, layout=layout)
+        for name, points in members.items()
+    ]
+
+
+def _pivot_panels(
+    pivot: PivotLayout, groups: Sequence[Group], positions: Mapping[str, float], at: int, layout: MetricLayout
+) -> list[Panel]:
+    """Make a panel of the groups that share the labels before the one on the axis."""
+    members: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        members.setdefault(group.labels[:at], []).append(group)
+    panels = []
+    for labels, found in members.items():
+        lines = _lines(
+            [replace(group, labels=group.labels[at:]) for group in found], positions, 0, pivot.metric, layout
+        )
+        places = {name: place for place, name in enumerate(pivot.order)}
+        lines.sort(key=lambda line: places.get(line.label, len(places)))
+        panels.append(Panel(title=", ".join([*labels, _with_unit(layout)]), lines=lines))
+    return panels
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:

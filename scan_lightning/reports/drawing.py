@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from scan_lightning.reports.curves import draw_curves
 from scan_lightning.reports.figures import drawing_style, fingerprint
+from scan_lightning.reports.groups import Group
 from scan_lightning.reports.layer_map import draw_layers
 from scan_lightning.reports.layout import PlotLayout
 from scan_lightning.reports.report import Report
-from scan_lightning.reports.rows import Group
 from scan_lightning.reports.scatter import SEEN, UNSEEN, draw_scatter
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from scan_lightning.callbacks.record import canonical_json
 from scan_lightning.files import whole_file
+from scan_lightning.reports.groups import Group
 from scan_lightning.reports.layout import MetricLayout, PlotLayout
-from scan_lightning.reports.rows import Group
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e4fa2", "#6b6b6b")
 """Of Okabe and Ito (2008), told apart by colour-blind readers, yellow left out on white; then violet and grey."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.published import PublishedRow, load_published
+from scan_lightning.reports.groups import Group, find_group, mean_of, spread_of
 from scan_lightning.reports.layout import DifferenceLayout, MetricLayout, PivotLayout, PublishedLayout, TableLayout
-from scan_lightning.reports.rows import Group, find_group, spread_of
 from scan_lightning.tables import Cell, Column, TableRow
 
 _SEEDS = "seeds"
@@ -68,14 +68,16 @@ def group_table(table: TableLayout, groups: Sequence[Group], metrics: Mapping[st
     return _with_labels(table, labels, columns, cells, [len(group.rows) for group in groups]), notes
 
 
-def pivot_table(table: TableLayout, pivot: PivotLayout, groups: Sequence[Group], metric: MetricLayout) -> Laid:
+def pivot_table(
+    table: TableLayout, pivot: PivotLayout, groups: Sequence[Group], metrics: Mapping[str, MetricLayout]
+) -> Laid:
     """Lay one metric out, a row per value of the first keys and a column per value of the last one.
 
     Args:
         table: By what its rows are grouped.
         pivot: What the columns are.
         groups: Grouped by the table's keys and then by the pivot's.
-        metric: How it is shown.
+        metrics: How metrics are shown.
 
     Returns:
         Columns and rows, and the notes that explain them.
@@ -87,14 +89,20 @@ def pivot_table(table: TableLayout, pivot: PivotLayout, groups: Sequence[Group],
     if absent := [name for name in pivot.order if name not in names]:
         raise ValueError(f"pivot: no column {absent[0]!r}, there are {', '.join(names)}")
     ordered = [*pivot.order, *(name for name in names if name not in pivot.order)]
+    metric = metrics[pivot.metric]
     columns = [Column(key=name, title=name, kind=metric.kind, digits=metric.digits) for name in ordered]
+    if pivot.count is not None:
+        columns.insert(0, Column(key=pivot.count, title=metrics[pivot.count].title, kind="count"))
     cells: dict[tuple[str, ...], dict[str, Cell]] = {}
     counts: dict[tuple[str, ...], int] = {}
     for group in groups:
         labels, count = group.labels[:-1], len(group.rows)
-        cells.setdefault(labels, {})[group.labels[-1]] = group.spread(pivot.metric)
+        line = cells.setdefault(labels, {})
+        line[group.labels[-1]] = group.spread(pivot.metric)
+        if pivot.count is not None:
+            line.setdefault(pivot.count, mean_of(group.spread(pivot.count)))
         counts[labels] = min(count, counts.get(labels, count))
-    notes = [f"Columns: {pivot.by.title}; shown is {metric.title}."]
+    notes = [f"Columns: {pivot.by.title}. Shown: {metric.title}."]
     return _with_labels(table, list(cells), columns, list(cells.values()), list(counts.values())), notes
 
 

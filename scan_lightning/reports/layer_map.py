@@ -11,18 +11,20 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from scan_lightning.reports.figures import FAINT, INK
+from scan_lightning.reports.groups import Group, find_group, mean_of, spread_of
 from scan_lightning.reports.layout import MetricLayout, PlotLayout
-from scan_lightning.reports.rows import Group, find_group, mean_of, parameters_of, spread_of
+from scan_lightning.reports.rows import parameters_of
 from scan_lightning.tables import Column, Spread, cell_text
 
 _ROW = 0.255
 _LAYER = 0.24
 _METRIC = 1.05
-_MARGIN = 1.0
+_MARGIN = 1.15
+_LEGEND = "purple better, orange worse, scaled by column; pale: within the deviation; italics: what is compared with"
 _FULL = 1.35
 """End of the colour scale, in shares of a column's largest difference: its darkest colours would swallow the text."""
-_DARK = 0.7
-"""Share from which letters are white."""
+_DARK = 0.55
+"""Brightness in [0, 1] below which letters are white."""
 _PALE = 0.25
 """Factor of a colour whose difference is not larger than its deviation."""
 
@@ -51,6 +53,7 @@ def draw_layers(plot: PlotLayout, groups: Sequence[Group], metrics: Mapping[str,
     left, right = figure.subplots(1, 2, width_ratios=widths)
     _draw_matrix(left, groups, used, number)
     _draw_differences(right, groups, baseline, [(name, metrics[name]) for name in shown])
+    figure.supxlabel(_LEGEND, fontsize=8)
     return figure
 
 
@@ -83,7 +86,7 @@ def _draw_matrix(axes: Axes, groups: Sequence[Group], used: Sequence[Sequence[in
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xticks(range(1, number + 1))
     axes.set_yticks(range(len(groups)), [group.label for group in groups])
-    axes.set_title("layers\n")
+    axes.set_title("layers")
     _bare(axes)
 
 
@@ -100,21 +103,19 @@ def _draw_differences(
         [[isinstance(cell, Spread) and abs(cell.mean) <= cell.deviation for cell in row] for row in cells]
     )
     shares = values / bounds * directions * np.where(unclear, _PALE, 1.0)
-    axes.imshow(shares, cmap="PuOr", norm=Normalize(-_FULL, _FULL), aspect="auto", interpolation="nearest")
+    image = axes.imshow(shares, cmap="PuOr", norm=Normalize(-_FULL, _FULL), aspect="auto", interpolation="nearest")
     for row, group in enumerate(groups):
         own = group is baseline
         for column, (name, layout) in enumerate(metrics):
             cell = baseline.spread(name) if own else cells[row][column]
             text = cell_text(Column(key=name, title="", kind=layout.kind, digits=layout.digits, signed=not own), cell)
-            colour = "white" if abs(shares[row, column]) > _DARK else INK
+            red, green, blue, _ = image.cmap(image.norm(shares[row, column]))
+            colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < _DARK else INK
             style = "italic" if own else "normal"
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour, style=style)
     axes.set_xticks(range(len(metrics)), [layout.title for _, layout in metrics])
     axes.set_yticks([])
-    axes.set_title(
-        f'difference from "{baseline.label}", whose own values are in italics\n'
-        "purple better, orange worse, scaled by column; pale: within the deviation over seeds"
-    )
+    axes.set_title(f'difference from "{baseline.label}"')
     _bare(axes)
 
 

@@ -39,7 +39,7 @@ class GroupLayout:
 
     Args:
         key: Name of a column of the rows, such as ``variant``, or of a parameter that a sweep has set, such as
-            ``model.init_args.inference.replace_ratio``.
+            ``model.init_args.inference.replace_ratio``. Several names, separated by spaces, join their texts.
         title: Heading.
         labels: Other texts for values, by the text that is shown without it.
     """
@@ -87,11 +87,13 @@ class PivotLayout:
         metric: What is shown.
         by: What the columns differ in.
         order: Labels of the columns in the order shown; those not named follow as the rows have them.
+        count: A number that the rows of one line share, shown first, such as how many regions were looked at.
     """
 
     metric: str
     by: GroupLayout
     order: tuple[str, ...] = ()
+    count: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +141,13 @@ class PlotLayout:
 
     Args:
         title: Above it.
-        kind: "curve": metrics against the number that groups the rows of a table, or for a table of kind "pivot" its
-            metric, one line per column; "layers": which layers each row uses, beside its metrics; "scatter": seen
-            against unseen classes, one point per row of the tables.
+        kind: "curve": metrics against what groups the rows of a table, or for a table of kind "pivot" its metric, one
+            line per column; "layers": which layers each row uses, beside its metrics; "scatter": seen against unseen
+            classes, one point per row of the tables.
         tables: Whose rows; curves and layers take one.
         metrics: For curves and layers.
-        x_title: For curves: below the axis; None takes the heading of the table's group.
+        x_title: For curves: below the axis; None takes the heading of the table's last group.
+        leave_out: For curves: labels of rows of the table that are not drawn.
         layers: For layers: the parameter that holds the list of layers.
         baseline: For layers: label of the row that colours are relative to, or a pattern.
     """
@@ -154,6 +157,7 @@ class PlotLayout:
     tables: tuple[str, ...]
     metrics: tuple[str, ...] = ()
     x_title: str | None = None
+    leave_out: tuple[str, ...] = ()
     layers: str | None = None
     baseline: str | None = None
 
@@ -253,9 +257,13 @@ def _check_table(table: TableLayout, layout: Layout, where: str) -> None:
     missing = [name for name in needed[table.kind] if not getattr(table, name)]
     if missing:
         raise ValueError(f"{where}: kind {table.kind!r} needs {' and '.join(missing)}")
+    for name, kinds in {"pivot": ("pivot",), "combine": ("ranking", "swaps")}.items():
+        if getattr(table, name) and table.kind not in kinds:
+            raise ValueError(f"{where}: {name} belongs to the kind {' or '.join(kinds)}, got {table.kind!r}")
     if table.kind == "swaps" and len(table.columns) < 2:
         raise ValueError(f"{where}: kind 'swaps' needs two metrics to compare, got {list(table.columns)}")
-    _check_names([*table.columns, *([table.pivot.metric] if table.pivot else [])], layout.metrics, f"{where}: metric")
+    pivoted = [name for name in (table.pivot.metric, table.pivot.count) if name] if table.pivot else []
+    _check_names([*table.columns, *pivoted], layout.metrics, f"{where}: metric")
     _check_names([one.metric for one in table.differences], table.columns, f"{where}: differences: metric")
     grouped = [name for name, other in layout.tables.items() if other.kind == "groups"]
     _check_names(table.combine, grouped, f"{where}: combine")

@@ -6,28 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scan_lightning.callbacks.record import LIBRARIES
 from scan_lightning.callbacks.results import MEANINGS
+from scan_lightning.reports.groups import Group
 from scan_lightning.reports.layout import MetricLayout
-from scan_lightning.reports.rows import Group, ResultRow
+from scan_lightning.reports.rows import ResultRow
 
 _SHORT_HASH = 8
 _SHORT_COMMIT = 12
-_BOLD = "bold is the best mean, however close the next"
 
 
-def seed_note(groups: Sequence[Group]) -> str:
+def seed_note(groups: Sequence[Group], *, marked: bool) -> str:
     """Say over how many seeds the numbers are.
 
     Args:
         groups: At least one.
+        marked: Whether best values are marked.
 
     Returns:
         One line.
     """
+    bold = "; bold is the best mean, however close the next" if marked else ""
     seeds = [tuple(group.rows) for group in groups]
     if len(set(seeds)) > 1:
-        return f"Mean ± sample standard deviation over {min(map(len, seeds))} to {max(map(len, seeds))} seeds; {_BOLD}."
+        return f"Mean ± sample standard deviation over {min(map(len, seeds))} to {max(map(len, seeds))} seeds{bold}."
     if len(seeds[0]) > 1:
-        return f"Mean ± sample standard deviation over {len(seeds[0])} seeds ({', '.join(seeds[0])}); {_BOLD}."
+        return f"Mean ± sample standard deviation over {len(seeds[0])} seeds ({', '.join(seeds[0])}){bold}."
     return f"One run each, seed {seeds[0][0] or 'unknown'}: nothing is known of the spread over seeds."
 
 
@@ -86,19 +88,20 @@ def provenance_note(rows: Sequence[ResultRow]) -> str:
     return f"{len(rows)} rows of {configurations} configurations: {'; '.join(parts)}."
 
 
-def configurations_note(groups: Sequence[Group]) -> str:
+def configurations_note(groups: Sequence[Group], *, by_group: bool) -> str:
     """List the hashes of the configurations.
 
     Args:
         groups: Their rows have the column ``config_hash``.
+        by_group: Whether to tell which is whose; else each is listed once.
 
     Returns:
-        One line, by group and seed.
+        One line.
     """
-    texts = []
-    for group in groups:
-        hashes = (row.get("config_hash", "")[:_SHORT_HASH] or "unknown" for row in group.rows.values())
-        texts.append(f"{group.label}: {' '.join(hashes)}")
+    short = [[row.get("config_hash", "")[:_SHORT_HASH] or "unknown" for row in group.rows.values()] for group in groups]
+    if not by_group:
+        return f"Configuration hashes: {', '.join(_different(one for some in short for one in some))}."
+    texts = [f"{group.label}: {' '.join(some)}" for group, some in zip(groups, short, strict=True)]
     return f"Configuration hashes by seed: {'; '.join(texts)}."
 
 

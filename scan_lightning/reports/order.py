@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scan_lightning.reports.groups import Group, label_of
 from scan_lightning.reports.layout import TableLayout
-from scan_lightning.reports.rows import Group, label_of, value_text
+from scan_lightning.reports.rows import value_text
 from scan_lightning.sweeps import Sweep, grid, load_sweep
 
 Plan = dict[tuple[str, ...], list[str]]

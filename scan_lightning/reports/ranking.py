@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from scipy.stats import kendalltau, rankdata
 
 from scan_lightning.reports.grouped import Laid, metric_column
+from scan_lightning.reports.groups import Group, mean_of, spread_of
 from scan_lightning.reports.layout import MetricLayout
-from scan_lightning.reports.rows import Group, mean_of, spread_of
 from scan_lightning.tables import Cell, Column, Spread, TableRow
 
 

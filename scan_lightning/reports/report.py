@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from scan_lightning.reports.grouped import group_table, pivot_table
+from scan_lightning.reports.grouped import Laid, group_table, pivot_table
+from scan_lightning.reports.groups import Group, group_rows
 from scan_lightning.reports.layout import Layout, TableLayout
 from scan_lightning.reports.notes import configurations_note, images_note, meaning_notes, provenance_note, seed_note
 from scan_lightning.reports.order import Plan, find_plan, order_groups, unmeasured
 from scan_lightning.reports.ranking import Method, distinct_methods, ranking_table, swaps_table
-from scan_lightning.reports.rows import Group, group_rows, read_rows
-from scan_lightning.tables import ResultTable
+from scan_lightning.reports.rows import read_rows
+from scan_lightning.tables import ResultTable, best_cells
 
 Notes = Literal["full", "short", "no"]
 
@@ -59,7 +60,10 @@ class Report:
             FileNotFoundError: If a file of rows is missing.
             ValueError: If rows do not fit the layout.
         """
-        return self._planned(name)[0]
+        try:
+            return self._planned(name)[0]
+        except ValueError as error:
+            raise ValueError(f"table {name}: {error}") from error
 
     def methods(self, names: Sequence[str], metrics: Sequence[str]) -> list[Method]:
         """Collect the rows of several tables as methods.
@@ -92,30 +96,32 @@ class Report:
             ValueError: If the layout has no such table, or rows do not fit it.
         """
         table = self.layout.table(name)
-        plan: Plan | None = None
-        if table.combine:
-            methods = self.methods(table.combine, table.columns)
-            groups = [replace(method.group, labels=(method.label,)) for method in methods]
-            metrics = self.layout.metrics
-            if table.kind == "ranking":
-                laid, made = ranking_table(methods, table.columns, metrics)
-            else:
-                laid, made = swaps_table(methods, table.columns, metrics, limit=table.limit)
-        else:
+        try:
+            (body, made), groups, plan = self._laid(name)
+        except ValueError as error:
+            raise ValueError(f"table {name}: {error}") from error
+        columns, rows = body
+        result = ResultTable(title=table.title, question=table.question, columns=tuple(columns), rows=tuple(rows))
+        if notes == "no":
+            return result
+        missing = unmeasured(plan, groups)
+        seeds = seed_note(groups, marked=bool(best_cells(result)))
+        lines = [*table.notes, seeds, *made, *([f"Not measured yet: {missing}."] if missing else [])]
+        return replace(result, notes=(*lines, *self._provenance(table, groups, notes)))
+
+    def _laid(self, name: str) -> tuple[Laid, list[Group], Plan | None]:
+        """Lay a table out; give what it was made of as well."""
+        table, metrics = self.layout.table(name), self.layout.metrics
+        if not table.combine:
             groups, plan = self._planned(name)
             if table.pivot is not None:
-                laid, made = pivot_table(table, table.pivot, groups, self.layout.metrics[table.pivot.metric])
-            else:
-                laid, made = group_table(table, groups, self.layout.metrics)
-        columns, rows = laid
-        lines: list[str] = []
-        if notes != "no":
-            missing = unmeasured(plan, groups)
-            lines = [*table.notes, seed_note(groups), *made, *([f"Not measured yet: {missing}."] if missing else [])]
-            lines += self._provenance(table, groups, notes)
-        return ResultTable(
-            title=table.title, question=table.question, columns=tuple(columns), rows=tuple(rows), notes=tuple(lines)
-        )
+                return pivot_table(table, table.pivot, groups, metrics), groups, plan
+            return group_table(table, groups, metrics), groups, plan
+        methods = self.methods(table.combine, table.columns)
+        groups = [replace(method.group, labels=(method.label,)) for method in methods]
+        if table.kind == "ranking":
+            return ranking_table(methods, table.columns, metrics), groups, None
+        return swaps_table(methods, table.columns, metrics, limit=table.limit), groups, None
 
     def _provenance(self, table: TableLayout, groups: Sequence[Group], notes: Notes) -> list[str]:
         """Write the notes on metrics, images and runs."""
@@ -128,7 +134,7 @@ class Report:
             return lines
         if table.combine:
             return [*lines, f"Configuration hashes: below the tables {', '.join(table.combine)}."]
-        return [*lines, configurations_note(groups)]
+        return [*lines, configurations_note(groups, by_group=table.pivot is None)]
 
     def _names(self, name: str) -> list[str]:
         """Name the files of rows of one table."""
@@ -140,10 +146,7 @@ class Report:
         if table.pivot is not None:
             table = replace(table, groups=(*table.groups, table.pivot.by))
         names = self._names(name)
-        try:
-            rows = [row for file in names for row in read_rows(self.folder / f"{file}.csv")]
-            groups = group_rows(rows, table)
-            plan = find_plan(names, table, self.layout.ablations, groups)
-            return order_groups(groups, table, plan), plan
-        except ValueError as error:
-            raise ValueError(f"table {name}: {error}") from error
+        rows = [row for file in names for row in read_rows(self.folder / f"{file}.csv")]
+        groups = group_rows(rows, table)
+        plan = find_plan(names, table, self.layout.ablations, groups)
+        return order_groups(groups, table, plan), plan

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from scan_lightning.reports.figures import COLOURS, FAINT, MARKERS
+from scan_lightning.reports.groups import mean_of
 from scan_lightning.reports.layout import PlotLayout
 from scan_lightning.reports.ranking import Method
-from scan_lightning.reports.rows import mean_of
 from scan_lightning.tables import Spread
 
 SEEN, UNSEEN = "miou_seen", "miou_unseen"

@@ -26,7 +26,9 @@ RECORD = {
 }
 
 
-def make_row(name: str, seed: int | str, parameters: dict[str, Any], variant: str = "", **metrics: Any) -> dict[str, Any]:
+def make_row(
+    name: str, seed: int | str, parameters: dict[str, Any], variant: str = "", **metrics: Any
+) -> dict[str, Any]:
     """One row as `scan-lightning run` writes it."""
     text = json.dumps(parameters, sort_keys=True)
     digest = hashlib.sha256(f"{text} {variant} {seed}".encode()).hexdigest()
@@ -63,7 +65,9 @@ def write_ablation(name: str, folder: Path) -> list[dict[str, Any]]:
         seed = parameters.pop("seed_everything")
         variant = dict(parameters.pop("variant", {}))
         label = variant.pop("label", "")
-        rows.append(make_row("quickstart", seed, parameters | variant, label, **_scores(name, parameters | variant, seed)))
+        rows.append(
+            make_row("quickstart", seed, parameters | variant, label, **_scores(name, parameters | variant, seed))
+        )
     write_rows(folder / f"{name}.csv", rows)
     return rows
 
@@ -90,8 +94,32 @@ def _scores(name: str, parameters: dict[str, Any], seed: int) -> dict[str, str]:
     return {metric: f"{value:.6f}" for metric, value in values.items()}
 
 
+def write_analyses(folder: Path) -> None:
+    """Write rows of the two analyses, as `scan-lightning analyse` does, two seeds each."""
+    collapse, background, drift = [], [], []
+    for seed in (0, 1):
+        for label, better in (("with SIM", 0.02), ("without SIM", 0.0)):
+            shares = {"unseen_to_seen_with_cs": 0.3 - better + seed / 100, "unseen_right_with_cs": 0.5 + better}
+            distances = {"unseen_own_distance": 0.4 - better, "centroid_rank": 9.5 + 10 * better}
+            collapse.append(make_row("collapse", seed, {}, label, split="test", **shares, **distances))
+        for index, (condition, source) in enumerate((("box", ""), ("masked", ""), ("shifted", "image_cls"))):
+            head = {"split": "test", "tower": "original", "condition": condition, "source": source}
+            for place, share in enumerate(("all", "0.0-0.2", "0.2-0.4", "0.4-0.6")):
+                values = {"regions": 400 - 100 * place, "accuracy": 0.9 - 0.03 * index * place - 0.002 * seed}
+                for classes in ("all", "seen", "unseen"):
+                    group = {"classes": classes, "background": share}
+                    background.append(make_row("domain", seed, {}, **head, **group, **values))
+            for layer in range(1, 7):
+                values = {"layer": layer, "drift": round(0.02 * layer * index / (1 + 0.1 * seed), 6)}
+                drift.append(make_row("domain", seed, {}, **head, **values))
+    write_rows(folder / "collapse.csv", collapse)
+    write_rows(folder / "domain_background.csv", background)
+    write_rows(folder / "domain_drift.csv", drift)
+
+
 def write_all(folder: Path) -> None:
-    """Write rows for every ablation file."""
+    """Write rows for every ablation file and both analyses."""
     for path in sorted(ABLATIONS.glob("*.yaml")):
         if path != LAYOUT:
             write_ablation(path.stem, folder)
+    write_analyses(folder)
