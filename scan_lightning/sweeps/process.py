@@ -61,7 +61,7 @@ class Report:
 
     Each line is ``{"step": whole number, "metrics": {name: number}}``; other metrics are passed over. Iterations are
     the different steps at which the metric came, in order of appearance: a trial that is done again, or goes on from a
-    checkpoint, repeats steps and not iterations.
+    checkpoint, repeats steps and makes no new iterations of them.
 
     Args:
         path: The file; it may come later.
@@ -72,7 +72,7 @@ class Report:
         self._path = path
         self._metric = metric
         self._read = 0
-        self._iterations: dict[int, int] = {}
+        self._steps: list[int] = []
         self.last: float | None = None
         """The last value."""
         self.names: set[str] = set()
@@ -82,7 +82,7 @@ class Report:
         """Read what has come since the last call.
 
         Returns:
-            Iterations, counted from 0, and values.
+            New iterations, counted from 0, and their values.
 
         Raises:
             ValueError: If a line is not such a line.
@@ -108,7 +108,10 @@ class Report:
         if self._metric is None or self._metric not in metrics:
             return []
         self.last = metrics[self._metric]
-        return [(self._iterations.setdefault(step, len(self._iterations)), self.last)]
+        if step in self._steps:
+            return []
+        self._steps.append(step)
+        return [(len(self._steps) - 1, self.last)]
 
 
 def trial_environment(*, report: Path, group: str) -> dict[str, str]:

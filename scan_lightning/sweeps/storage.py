@@ -10,11 +10,13 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 
 MISSED_BEATS = 4
 """Signs of life that a worker may miss before its trial is done again."""
+# Heartbeats are marked as experimental, and as meant for Study.optimize; workers here give them by themselves, see
+# https://optuna.readthedocs.io/en/stable/reference/generated/optuna.storages.RDBStorage.html
+_HEARTBEAT_WARNINGS = ("Argument ``heartbeat_interval``", ".*fail_stale_trials is", "Heartbeat of storage is supposed")
 _SQLITE_PATIENCE = 120.0  # seconds that a write waits for another process's
 _LOCK_NAME = "scan-lightning sweep"
 _LOCK_KEY = 0x5CA9_11_9478  # the same for PostgreSQL, whose locks are numbers
@@ -51,17 +53,15 @@ class Storage:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": _SQLITE_PATIENCE}
         self.heartbeat = heartbeat
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ExperimentalWarning
-            )  # heartbeats: https://github.com/optuna/optuna/pull/2248
-            with self.lock():  # two processes must not make the tables at once
-                self.rdb = RDBStorage(
-                    self._url.render_as_string(hide_password=False),
-                    engine_kwargs=options,
-                    heartbeat_interval=heartbeat,
-                    grace_period=MISSED_BEATS * heartbeat,
-                )
+        for message in _HEARTBEAT_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        with self.lock():  # two processes must not make the tables at once
+            self.rdb = RDBStorage(
+                self._url.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat,
+                grace_period=MISSED_BEATS * heartbeat,
+            )
 
     def __str__(self) -> str:
         """Give the URL without its password."""

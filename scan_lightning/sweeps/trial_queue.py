@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -32,10 +31,6 @@ from scan_lightning.sweeps.studies import (
     study_name,
 )
 
-# Asking outside of Study.optimize is on purpose, workers give the signs of life themselves:
-# https://optuna.readthedocs.io/en/stable/reference/generated/optuna.storages.RDBStorage.html
-_BEATS_WARNING = "Heartbeat of storage is supposed to be used with Study.optimize"
-
 
 class TrialQueue:
     """A sweep's study. Every worker has its own, on the same storage.
@@ -52,7 +47,6 @@ class TrialQueue:
         self.name = study_name(sweep, seed)
         self._seed = seed
         self._space = make_space(sweep.parameters, finite=sweep.method == "grid")
-        warnings.filterwarnings("ignore", message=_BEATS_WARNING)
         with storage.lock():
             self.study = optuna.create_study(
                 study_name=self.name,
@@ -194,9 +188,7 @@ class TrialQueue:
 
     def _bring_back(self) -> None:
         """Queue the trials of workers that give no sign of life, and of any that died while doing just that."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # https://github.com/optuna/optuna/pull/2248
-            optuna.storages.fail_stale_trials(self.study)
+        optuna.storages.fail_stale_trials(self.study)
         for trial in last_attempts(self.study).values():
             if trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs:
                 self._again(trial, resumed=True)

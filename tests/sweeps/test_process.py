@@ -137,7 +137,8 @@ def test_report_counts_different_steps_of_one_metric(tmp_path: Path) -> None:
     assert report.new_values() == []
     with path.open("a") as file:  # the rest of the line, then the same step again, as after a checkpoint
         file.write('trics": {"a": 0.25}}\n{"step": 10, "metrics": {"a": 0.75}}\n{"step": 30, "metrics": {"a": NaN}}\n')
-    assert report.new_values()[:2] == [(1, 0.25), (0, 0.75)]
+    assert report.new_values()[0] == (1, 0.25)
+    assert len(report.new_values()) == 0
     assert report.last is not None
     assert report.last != report.last
     assert report.names == {"a", "b"}

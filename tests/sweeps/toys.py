@@ -34,11 +34,11 @@ START = "import sys; from scan_lightning.commands import sweep; sys.exit(sweep.m
 """`scan-lightning sweep` without the start of all other commands."""
 
 
-def write_sweep(folder: Path, name: str = "toy.yaml", **content: Any) -> Path:
+def write_sweep(folder: Path, file: str = "toy.yaml", **content: Any) -> Path:
     """Write the program and a sweep file beside it: a grid over x unless the content says otherwise."""
     (folder / "toy.py").write_text(PROGRAM, "utf-8")
     filled = {"method": "grid", "metric": METRIC, "parameters": {"x": {"values": [1, 2, 3]}}, "command": COMMAND}
-    path = folder / name
+    path = folder / file
     kept = {key: value for key, value in {**filled, **content}.items() if value is not None}
     path.write_text(yaml.safe_dump(kept, sort_keys=False), "utf-8")
     return path
