@@ -12,7 +12,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scan_lightning.losses.mask_classification import LossConfig, MaskClassificationLoss, SeededPoints
+from scan_lightning.losses.global_counts import StepTargets
+from scan_lightning.losses.mask_classification import LossConfig, MaskClassificationLoss
+from scan_lightning.losses.points import SeededPoints
 from scan_lightning.metrics import SegmentationMetrics
 from scan_lightning.models.checkpoints import complete_checkpoint, keep_region_tower, leave_out_clip, start_from
 from scan_lightning.models.contextual_shift import image_seed
@@ -181,7 +183,9 @@ class ScanModule(LightningModule):
         vocabulary = cast(Vocabulary, self.training_vocabulary)
         output = self.network(batch.images, batch.sizes, self.text_features(vocabulary))
         points = SeededPoints([image_seed(self.seed, f"{self.global_step}/{name}") for name in batch.image_ids])
-        loss, parts = self.loss(output.class_logits, output.mask_logits, batch.masks, batch.labels, points)
+        counts = batch.step_targets
+        step = StepTargets(counts=counts, passes=self.trainer.accumulate_grad_batches) if counts else None
+        loss, parts = self.loss(output.class_logits, output.mask_logits, batch.masks, batch.labels, points, step)
         loss = cast(Tensor, loss)
         if not torch.isfinite(loss):
             wrong = [name for name, value in parts.items() if not torch.isfinite(value)]

@@ -163,6 +163,8 @@ class Batch:
         masks: In training, bool (T_i, H, W) per image, one mask per class that is present; else empty.
         labels: In training, int64 (T_i,) per image, the classes of ``masks``; else empty.
         label_maps: In evaluation, int64 (H0_i, W0_i) per image or None; in training empty.
+        step_targets: In training with gradient accumulation, the number of masks of every image of all batches whose
+            gradients one optimiser step adds up; else empty.
     """
 
     images: Tensor
@@ -172,6 +174,7 @@ class Batch:
     masks: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     label_maps: list[Tensor | None] = field(default_factory=list)
+    step_targets: list[int] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

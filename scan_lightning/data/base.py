@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from scan_lightning.data.accumulation import tell_step_targets
 from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
@@ -248,6 +250,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             sampler=sampler,
             drop_last=True,
             progress=self._batches_done,
+            prepare=partial(tell_step_targets, self),
             **self._loader_options(collate_training),
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from scan_lightning.data.accumulation import tell_step_targets
 from scan_lightning.data.base import (
     SPLITS_OF_STAGE,
     EvaluationDataset,
@@ -220,7 +221,7 @@ class HubDataModule(SegmentationDataModule):
             return super().train_dataloader()
         if not dataset.batches:
             raise ValueError(f"batch_size: expected at most {dataset.size} over all processes, got {self.batch_size}")
-        options = self._loader_options(collate_training)
+        options = self._loader_options(collate_training) | {"prepare": partial(tell_step_targets, self)}
         return StreamLoader(dataset, epoch=self._current_epoch, progress=self._batches_done, **options)
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample] | list[Any]:

@@ -97,12 +97,21 @@ class ResumableLoader(DataLoader[T]):
     Args:
         *args: Positional arguments of `DataLoader`.
         progress: Tells how many batches of the epoch training has completed.
+        prepare: Given that number and the batches of the rest of the epoch, gives the batches that come out; None
+            leaves them as they are.
         **kwargs: Keyword arguments of `DataLoader`; the sampler should be a `TrainingSampler`.
     """
 
-    def __init__(self, *args: Any, progress: Callable[[], int] = _nothing_done, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        progress: Callable[[], int] = _nothing_done,
+        prepare: Callable[[int, Iterator[Any]], Iterator[Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.progress = progress
+        self.prepare = prepare
         self._restored: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]
@@ -111,7 +120,8 @@ class ResumableLoader(DataLoader[T]):
         if done and isinstance(self.sampler, TrainingSampler):
             self._check_restored()
             self.sampler.skip(done * (self.batch_size or 1))
-        yield from super().__iter__()
+        batches = super().__iter__()
+        yield from batches if self.prepare is None else self.prepare(done, batches)
 
     def state_dict(self) -> dict[str, int]:
         """Describe what the order of batches depends on."""

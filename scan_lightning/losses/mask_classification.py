@@ -2,14 +2,13 @@
 
 Spec section 5. Costs and losses are those of transformers' Mask2Former. What is ours is around them: points are drawn
 from a generator that belongs to the image, so that they do not depend on batch or process, everything runs in float32,
-and sums are divided by their global counts over all processes.
+and sums are divided by their global counts over all processes and all batches of an optimiser step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -23,67 +22,10 @@ from transformers.models.mask2former.modeling_mask2former import (
     sigmoid_cross_entropy_loss,
 )
 
+from scan_lightning.losses.global_counts import StepTargets, mean_over_processes
+from scan_lightning.losses.points import PointSource
+
 Matches = list[tuple[Tensor, Tensor]]
-
-
-class PointSource(Protocol):
-    """Where random points in [0, 1) x [0, 1) come from."""
-
-    def matching(self, output: int, image: int, count: int) -> Tensor:
-        """Give points for matching one image's masks.
-
-        Args:
-            output: Index of the output: 0 the final one, 1 + i auxiliary output i.
-            image: Index of the image in the batch.
-            count: Number of points P.
-
-        Returns:
-            float32 (P, 2), x and y.
-        """
-
-    def losses(
-        self, output: int, masks_per_image: Sequence[int], oversampled: int, plain: int
-    ) -> tuple[Tensor, Tensor]:
-        """Give points for the losses of all matched masks.
-
-        Args:
-            output: Index of the output.
-            masks_per_image: Matched masks of each image, M in all.
-            oversampled: Number of points among which the uncertain ones are chosen.
-            plain: Number of points that are used as they are.
-
-        Returns:
-            float32 (M, oversampled, 2) and (M, plain, 2).
-        """
-
-
-class SeededPoints:
-    """Random points that are a function of (image, output) alone, given one seed per image.
-
-    Args:
-        seeds: One number per image of the batch, in [0, 2**63).
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._seeds = seeds
-
-    def _generator(self, image: int, output: int, use: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self._seeds[image] + 1_000_003 * output + 7_368_787 * use) % 2**63)
-
-    def matching(self, output: int, image: int, count: int) -> Tensor:
-        """See `PointSource.matching`."""
-        return torch.rand(count, 2, generator=self._generator(image, output, 0))
-
-    def losses(
-        self, output: int, masks_per_image: Sequence[int], oversampled: int, plain: int
-    ) -> tuple[Tensor, Tensor]:
-        """See `PointSource.losses`."""
-        drawn = [
-            torch.rand(count, oversampled + plain, 2, generator=self._generator(image, output, 1))
-            for image, count in enumerate(masks_per_image)
-        ]
-        joined = torch.cat(drawn)
-        return joined[:, :oversampled], joined[:, oversampled:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +71,7 @@ class MaskClassificationLoss(nn.Module):
         masks: Sequence[Tensor],
         labels: Sequence[Tensor],
         points: PointSource,
+        step: StepTargets | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
 
@@ -138,13 +81,15 @@ class MaskClassificationLoss(nn.Module):
             masks: For each image bool (T, H, W), padded to the batch's common size.
             labels: For each image int64 (T,), in [0, K).
             points: Where random points come from.
+            step: What the losses are normalised by, where gradients of several batches are added up; None for this
+                batch alone.
 
         Returns:
             The weighted sum, and each loss unweighted: loss_ce, loss_mask, loss_dice of the final output, and with the
             suffix _i of auxiliary output i.
         """
         with torch.autocast(class_logits[0].device.type, enabled=False):
-            return self._forward(class_logits, mask_logits, masks, labels, points)
+            return self._forward(class_logits, mask_logits, masks, labels, points, step)
 
     def _forward(
         self,
@@ -153,6 +98,7 @@ class MaskClassificationLoss(nn.Module):
         masks: Sequence[Tensor],
         labels: Sequence[Tensor],
         points: PointSource,
+        step: StepTargets | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run in float32."""
         auxiliary = len(class_logits) - 1
@@ -167,9 +113,8 @@ class MaskClassificationLoss(nn.Module):
         }
         for output in range(1 + max(counted, 0)):
             index = -1 if output == 0 else output - 1
-            losses = self.output_losses(
-                class_logits[index].float(), mask_logits[index].float(), targets, labels, points, output=output
-            )
+            logits = class_logits[index].float(), mask_logits[index].float()
+            losses = self.output_losses(*logits, targets, labels, points, output=output, step=step)
             for name, loss in losses.items():
                 total = total + weights[name] * loss
                 named[name if output == 0 else f"{name}_{output - 1}"] = loss.detach()
@@ -184,6 +129,7 @@ class MaskClassificationLoss(nn.Module):
         points: PointSource,
         *,
         output: int,
+        step: StepTargets | None = None,
     ) -> dict[str, Tensor]:
         """Compute the three losses of one output.
 
@@ -194,14 +140,15 @@ class MaskClassificationLoss(nn.Module):
             labels: For each image int64 (T,).
             points: Where random points come from.
             output: Index of the output, for ``points``.
+            step: See `forward`.
 
         Returns:
             loss_ce, loss_mask, loss_dice, unweighted.
         """
         matches = self.match(class_logits, mask_logits, targets, labels, points, output=output)
-        loss_mask, loss_dice = self._mask_losses(mask_logits, targets, matches, points, output=output)
+        loss_mask, loss_dice = self._mask_losses(mask_logits, targets, matches, points, output=output, step=step)
         return {
-            "loss_ce": self._class_loss(class_logits, labels, matches),
+            "loss_ce": self._class_loss(class_logits, labels, matches, step),
             "loss_mask": loss_mask,
             "loss_dice": loss_dice,
         }
@@ -272,7 +219,9 @@ class MaskClassificationLoss(nn.Module):
         cost = cost + config.dice_weight * pair_wise_dice_loss(predicted, truth)
         return cost
 
-    def _class_loss(self, class_logits: Tensor, labels: Sequence[Tensor], matches: Matches) -> Tensor:
+    def _class_loss(
+        self, class_logits: Tensor, labels: Sequence[Tensor], matches: Matches, step: StepTargets | None
+    ) -> Tensor:
         """Cross entropy over classes and no-object, a weighted mean over the proposals of all processes."""
         void = class_logits.shape[-1] - 1
         target = torch.full(class_logits.shape[:2], void, dtype=torch.int64, device=class_logits.device)
@@ -281,14 +230,25 @@ class MaskClassificationLoss(nn.Module):
         weight = class_logits.new_ones(void + 1)
         weight[void] = self.config.no_object_weight
         loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), weight=weight, reduction="sum")
-        return loss / mean_over_processes(weight[target].sum())
+        total = weight[target].sum()
+        if step is not None:
+            total = total.new_tensor(step.class_weight(target.shape[1], self.config.no_object_weight))
+        return loss / mean_over_processes(total)
 
     def _mask_losses(
-        self, mask_logits: Tensor, targets: Sequence[Tensor], matches: Matches, points: PointSource, *, output: int
+        self,
+        mask_logits: Tensor,
+        targets: Sequence[Tensor],
+        matches: Matches,
+        points: PointSource,
+        *,
+        output: int,
+        step: StepTargets | None,
     ) -> tuple[Tensor, Tensor]:
         """Binary cross entropy and dice at sampled points, divided by the number of masks of all processes."""
         counts = [len(queries) for queries, _ in matches]
-        divisor = mean_over_processes(mask_logits.new_tensor(float(sum(counts)))).clamp(min=1)
+        matched = float(sum(counts)) if step is None else step.matched(mask_logits.shape[1])
+        divisor = mean_over_processes(mask_logits.new_tensor(matched))
         if sum(counts) == 0:
             nothing = mask_logits.sum() * 0
             return nothing, nothing
@@ -325,20 +285,3 @@ class MaskClassificationLoss(nn.Module):
         uncertainty = -sample_point(mask_logits, candidates, align_corners=False)[:, 0].abs()
         chosen = uncertainty.topk(wanted, dim=1).indices
         return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), plain], dim=1)
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Average a number over all processes.
-
-    Args:
-        value: A scalar, without gradient.
-
-    Returns:
-        The mean; the value itself where there is one process. Gradients of sums that are divided by it average, over
-        processes, to those of one process with the whole batch.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()

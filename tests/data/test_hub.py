@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -137,6 +138,19 @@ def test_wrong_number_raises(made: Path, cache: Path, name: str, value: int) -> 
 
 def test_evaluation_needs_no_batch_size_of_training(made: Path, cache: Path) -> None:
     assert HubDataModule(path=str(made / "parquet"), vocabulary=["sky"], cache_dir=cache).batch_size == 32
+
+
+def test_streamed_batches_know_the_targets_of_their_step(made: Path, cache: Path) -> None:
+    data = make(made / "parquet", cache, streaming=True, train_size=3)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        accumulate_grad_batches=2, num_training_batches=3, training=False, current_epoch=0
+    )
+    batches = list(data.train_dataloader())
+    first, second, third = (len(batch.labels[0]) for batch in batches)
+    assert first > 0
+    assert [batch.step_targets for batch in batches] == [[first, second], [first, second], [third]]
 
 
 RECIPE = """

@@ -13,12 +13,9 @@ from torch.nn import functional as F
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from scan_lightning.losses.mask_classification import (
-    LossConfig,
-    MaskClassificationLoss,
-    SeededPoints,
-    mean_over_processes,
-)
+from scan_lightning.losses.global_counts import StepTargets, mean_over_processes
+from scan_lightning.losses.mask_classification import LossConfig, MaskClassificationLoss
+from scan_lightning.losses.points import SeededPoints
 
 SMALL = LossConfig(num_points=40)
 B, Q, K, SIZE, OUTPUTS = 3, 6, 4, (16, 24), 4
@@ -213,6 +210,34 @@ def test_no_targets_at_all_trains_no_object_only() -> None:
     total.backward()
     assert values["class_logits"][-1].grad.any()
     assert not values["mask_logits"][-1].grad.any()
+
+
+def loss_and_gradients(
+    values: dict[str, Any], images: list[int], step: StepTargets | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Loss of some images, and the gradients of their predictions."""
+    part = part_of(values, images)
+    leaves = [tensor.requires_grad_() for kind in ("class_logits", "mask_logits") for tensor in part[kind]]
+    points = SeededPoints([SEEDS[image] for image in images])
+    total, _ = MaskClassificationLoss(SMALL)(**part, points=points, step=step)
+    return total, list(torch.autograd.grad(total, leaves, allow_unused=True))
+
+
+@pytest.mark.parametrize("counts", [(2, 0, 4), (0, 1, 0), (1, 4, 3)])
+@pytest.mark.parametrize("passes", [2, 4])
+def test_passes_of_one_step_add_up_to_the_whole_batch(counts: tuple[int, ...], passes: int) -> None:
+    """The last step of an epoch may have fewer passes than the Trainer divides by."""
+    values = batch(counts)
+    values = values | {name: [x[:, :3] for x in values[name]] for name in ("class_logits", "mask_logits")}
+    whole, expected = loss_and_gradients(values, [0, 1, 2], None)
+    step = StepTargets(counts=counts, passes=passes)
+    parts = [loss_and_gradients(values, images, step) for images in ([0], [1, 2])]
+    torch.testing.assert_close(sum(loss / passes for loss, _ in parts), whole, rtol=1e-5, atol=1e-6)
+    for whole_gradient, *pieces in zip(expected, *(found for _, found in parts), strict=True):
+        if whole_gradient is not None:
+            torch.testing.assert_close(torch.cat(pieces) / passes, whole_gradient, rtol=1e-5, atol=1e-7)
+    alone = [loss_and_gradients(values, images, None)[0] / 2 for images in ([0], [1, 2])]
+    assert abs(sum(alone) - whole) > 1e-2, "counts are too even to prove anything"
 
 
 @pytest.mark.parametrize("supervise_last", [False, True])
