@@ -162,7 +162,6 @@ def test_overlay_of_the_same_name_in_a_folder() -> None:
 def test_rows_of_another_configuration_stay_unless_they_are_to_be_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate() == 0
     before = content()
-    write_ablation(**{RATIO: [0.3, 0.1], "seed_everything": SEEDS}, command=[*COMMAND[:-1], "--start=x", "${args}"])
     write_ablation(
         variant=[{"label": "a", "model.ratio": 0.3}, {"label": "b", "model.ratio": 0.1}], seed_everything=SEEDS
     )
@@ -243,20 +242,21 @@ def test_file_of_other_rows_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "rows/question.csv: expected rows of scan-lightning run, found no column key" in capsys.readouterr().err
 
 
-def test_every_run_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "program"
+def test_every_run_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate("--seeds", 0, "--only", "0.3") == 0
+    (ROWS / "question.csv").rename("row.csv")
+    program = Path("program").resolve()
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from commands.ablated import FakeRunner, write\n"
-        "assert sys.argv[1:4] == ['-m', 'scan_lightning', 'run']\n"
-        "write('apart')\nrunner = FakeRunner(fails='0.1')\nrunner.execute(runner.plan(sys.argv[4:]))\n"
+        '#!/bin/sh\necho "apart $*" >> log.txt\n'
+        'case "$*" in *ratio=0.3*) cp row.csv rows/question.csv ;; *) exit 3 ;; esac\n'
     )
     program.chmod(0o700)
-    write_ablation(**{RATIO: [0.3, 0.1], "seed_everything": [0]})
     monkeypatch.setattr(sys, "executable", str(program))
-    assert ablate("--separate") == 1
+    assert ablate("--separate", "--seeds", 0) == 1
     assert [ratio for _, ratio, _ in summary()] == ["0.3"]
-    assert len(log("apart")) == 2
+    assert len(log("apart -m scan_lightning run -c recipe.yaml --model.ratio=")) == 3
+    assert len(log("begin")) == 1
+    assert "ratio 1, seed 0: failed: RuntimeError: its process ended with exit status 3" in capsys.readouterr().err
 
 
 def test_command_is_listed() -> None:
