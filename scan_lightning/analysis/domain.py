@@ -6,7 +6,7 @@ regions, so that no segmenter is in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,7 +55,7 @@ class BinScore:
     """A group of regions under one condition.
 
     Attributes:
-        classes: "all", "seen" or "unseen".
+        classes: "all", "seen", "unseen" or the name of another group of classes.
         background: "all", or the bin of the background's share such as "0.2-0.4".
         regions: Their number.
         accuracy: Share of them whose nearest class is right, NaN of none.
@@ -170,27 +170,37 @@ def _compare(
     return predictions.cpu(), layers.cpu(), final.cpu()
 
 
-def score_by_background(scores: RegionScores, seen: Sequence[bool]) -> list[BinScore]:
-    """Average over the regions with equally much background, of seen and of unseen classes.
+def score_by_background(
+    scores: RegionScores, seen: Sequence[bool], *, groups: Mapping[str, Sequence[int]] | None = None
+) -> list[BinScore]:
+    """Average over the regions with equally much background, of all classes and of some.
 
     Args:
         scores: Of one condition.
         seen: For each class whether the training vocabulary holds it.
+        groups: Further groups of classes, labels by name, such as classes that only their surroundings tell apart.
 
     Returns:
-        For all, seen and unseen classes: everything, then one entry for each bin of `BACKGROUND_EDGES`. The two
-        groups are left out where all classes are seen.
+        For all, seen and unseen classes and each of ``groups``: everything, then one entry for each bin of
+        `BACKGROUND_EDGES`. Seen and unseen are left out where all classes are seen.
+
+    Raises:
+        ValueError: If a group has a name that is taken.
     """
     flags = torch.tensor(list(seen))
-    groups = {EVERYTHING: torch.ones_like(flags)}
+    chosen_classes = {EVERYTHING: torch.ones_like(flags)}
     if not all(seen):
-        groups |= {"seen": flags, "unseen": ~flags}
+        chosen_classes |= {"seen": flags, "unseen": ~flags}
+    for name, labels in (groups or {}).items():
+        if name in (EVERYTHING, "seen", "unseen"):
+            raise ValueError(f"groups: the name {name!r} is taken")
+        chosen_classes[name] = torch.isin(torch.arange(len(flags)), torch.tensor(list(labels)))
     bins = {EVERYTHING: torch.ones_like(scores.background, dtype=torch.bool)}
     for low, high in pairwise(BACKGROUND_EDGES):
         bins[f"{low:.1f}-{high:.1f}"] = (scores.background >= low) & (scores.background < high)
     return [
         _score(scores, chosen & group[scores.labels], classes=classes, background=background)
-        for classes, group in groups.items()
+        for classes, group in chosen_classes.items()
         for background, chosen in bins.items()
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +26,7 @@ from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES
 from scan_lightning.models.plain import tensor_hash
 from scan_lightning.models.shifted_encoding import ShiftConfig
 from scan_lightning.models.text import TextBank
+from scan_lightning.types import Vocabulary
 
 NAME = "domain"
 HELP = "Domain bias: CLIP on true regions in their boxes, masked, and under CS. What CS is for."
@@ -52,6 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=_numbers, default=(0,), metavar="N,N", help="seeds of the draws of replaced tokens (0)")
     add("--shifted_weights", metavar="PATH", help="CLIP whose visual tower was tuned under CS")
     add("--min_area", type=int, default=64, metavar="N", help="regions with fewer pixels are left out (64)")
+    add("--group", type=_group, action="append", default=[], metavar="NAME=CLASS,CLASS", help="score some classes on "
+        "their own as well; may be repeated")  # fmt: skip
     add("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"folder of {BACKGROUND_NAME} and {DRIFT_NAME} "
         "(%(default)s)")  # fmt: skip
 
@@ -63,6 +66,7 @@ class _Plan:
     shifts: tuple[ShiftConfig, ...]
     cutter: RegionCutter
     config: ClipConfig
+    groups: Mapping[str, tuple[int, ...]]
 
 
 def run(options: argparse.Namespace, call: Call) -> None:
@@ -76,12 +80,12 @@ def run(options: argparse.Namespace, call: Call) -> None:
         ValueError: If the recipe or an option is wrong.
         OSError: If a file is missing or the disk is full.
     """
-    plan = _plan(options, call)
-    clip = FrozenClip.from_config(plan.config).to(device_of(options.device))
     data = call.data(options)
+    plan = _plan(options, call, data.vocabulary)
+    clip = FrozenClip.from_config(plan.config).to(device_of(options.device))
     record = call.record(
         {"analysis": NAME, "split": options.split, "limit": options.limit, "clip": tensor_hash(clip.state_dict())}
-        | {"shifts": [asdict(shift) for shift in plan.shifts], "cutter": asdict(plan.cutter)}
+        | {"shifts": [asdict(shift) for shift in plan.shifts], "cutter": asdict(plan.cutter), "groups": plan.groups}
     )
     files = [options.output / name for name in (BACKGROUND_NAME, DRIFT_NAME)]
     console = output_console()
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace, call: Call) -> None:
     images = cut_batches(clip, batches_of(data, options), plan.cutter)
     batch = call.settings.region_batch
     scores = measure_domain(clip, images, text=text, shifts=plan.shifts, region_batch=batch)
-    bins = [score_by_background(part, data.vocabulary.seen) for part in scores]
+    bins = [score_by_background(part, data.vocabulary.seen, groups=plan.groups) for part in scores]
     _print(scores, bins)
     base = {"name": options.name or NAME, "variant": options.variant, **_clip_columns(plan.config, clip)}
     rows = _rows(scores, bins, options.seeds)
@@ -108,7 +112,7 @@ def _last_key(record: Row) -> str:
     return f"{record['key']}-last"
 
 
-def _plan(options: argparse.Namespace, call: Call) -> _Plan:
+def _plan(options: argparse.Namespace, call: Call, vocabulary: Vocabulary) -> _Plan:
     """Put the options over the recipe's settings."""
     settings, network = call.settings, call.network
     sources = options.source or [settings.source]
@@ -139,7 +143,16 @@ def _plan(options: argparse.Namespace, call: Call) -> _Plan:
             whole_image_resize=network.whole_image_resize,
         ),
         config=network.clip if tuned is None else replace(network.clip, shifted_weights=tuned),
+        groups={name: _labels(words, vocabulary) for name, words in options.group},
     )
+
+
+def _labels(words: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Look class names up."""
+    unknown = [word for word in words if word not in vocabulary.names]
+    if unknown:
+        raise ValueError(f"group: expected classes of the vocabulary, got {', '.join(map(repr, unknown))}")
+    return tuple(vocabulary.names.index(word) for word in words)
 
 
 def _clip_columns(config: ClipConfig, clip: FrozenClip) -> Row:
@@ -204,6 +217,14 @@ def _print(scores: Sequence[RegionScores], bins: Sequence[Sequence[BinScore]]) -
     console = output_console()
     console.print(table)
     console.print(drift)
+
+
+def _group(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read a group's name and its classes."""
+    name, equals, words = text.partition("=")
+    if not name or not equals or not words.strip():
+        raise argparse.ArgumentTypeError(f"expected NAME=CLASS,CLASS, got {text!r}")
+    return name, tuple(word.strip() for word in words.split(","))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

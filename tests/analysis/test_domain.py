@@ -199,6 +199,19 @@ def test_bins_by_hand() -> None:
     assert sum(found["all", name].regions for _, name in found if _ == "all" and name != "all") == 5
 
 
+def test_bins_of_a_group_of_classes() -> None:
+    part = scores([0, 0, 0, 1, 2], [0, 0, 2, 1, 0], [0.0, 0.1, 0.2, 0.95, 0.5])
+    plain = score_by_background(part, [True, True, False])
+    found = score_by_background(part, [True, True, False], groups={"things": (0, 2), "none": ()})
+    assert repr(found[: len(plain)]) == repr(plain)  # NaN is not equal to itself
+    things = {score.background: score for score in found if score.classes == "things"}
+    assert (things["all"].regions, things["all"].accuracy) == (4, 2 / 4)
+    assert (things["0.2-0.4"].regions, things["0.2-0.4"].accuracy) == (1, 0.0)
+    assert [score.regions for score in found if score.classes == "none"] == [0] * 6
+    with pytest.raises(ValueError, match="groups: the name 'seen' is taken"):
+        score_by_background(part, [True, True, False], groups={"seen": (0,)})
+
+
 def test_bins_without_an_unseen_class() -> None:
     found = score_by_background(scores([0], [1], [0.3]), [True, True])
     assert {score.classes for score in found} == {"all"}

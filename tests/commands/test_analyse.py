@@ -191,7 +191,9 @@ def test_domain_measures_nothing_twice_and_completes_what_was_broken_off(make_mo
 def test_domain_options_are_in_force(make_module: ModuleOf, other_clip_folder: Path) -> None:
     write_recipe(make_module(), size=1)
     sources = ("--source=every", "--replace_ratio=1.0", "--replace_layers=2")
-    assert domain(*sources, "--min_area=10", "--split=val") == 0
+    assert domain(*sources, "--min_area=10", "--split=val", "--group=far=sky,road") == 0
+    groups = [row["classes"] for row in rows("out/domain_background.csv") if row["background"] == "all"]
+    assert groups[:4] == ["all", "seen", "unseen", "far"]
     assert domain(f"--shifted_weights={other_clip_folder}", "--min_area=10") == 0
     drifts = rows("out/domain_drift.csv")
     first = [row for row in drifts if row["split"] == "val" and row["condition"] == "shifted"]
@@ -211,6 +213,7 @@ def test_domain_options_are_in_force(make_module: ModuleOf, other_clip_folder: P
         (["--replace_layers=9"], "replace_layers: expected distinct layers"),
         (["--seeds=1,1"], "seeds: expected distinct numbers"),
         (["--min_area=0"], "min_area: expected at least 1"),
+        (["--group=far=sky,snow"], "group: expected classes of the vocabulary, got 'snow'"),
         (["--shifted_weights=nowhere"], "nowhere"),
     ],
 )
@@ -221,6 +224,14 @@ def test_domain_wrong_call_is_told(
     assert domain(*arguments) == 1
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("group", ["sky", "far=", "=sky"])
+def test_domain_group_that_cannot_be_read_is_told(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        domain(f"--group={group}")
+    assert stop.value.code == 2
+    assert "expected NAME=CLASS,CLASS" in capsys.readouterr().err
 
 
 def test_analyse_needs_a_recipe_of_scan(capsys: pytest.CaptureFixture[str]) -> None:
