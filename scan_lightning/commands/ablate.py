@@ -1,4 +1,7 @@
-"""``scan-lightning ablate``: answer the questions of ablation files, combination by combination and seed by seed."""
+"""``scan-lightning ablate``: answer the questions of ablation files, combination by combination and seed by seed.
+
+A row that is made again has the same numbers and the same place; its ``commit`` and ``dirty`` are those of the new run.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -186,14 +186,14 @@ def _ending(process: SpawnProcess) -> str:
 
 
 def _work(connection: Connection, job: Job, logs: Path) -> None:
-    """Do the runs that come, until nobody is at the other end."""
-    with (logs / f"worker_{os.getpid()}.log").open("a", encoding="utf-8") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
+    """Do the runs that come, until there are no more or nobody is at the other end."""
+    sys.stdout = sys.stderr = (logs / f"worker_{os.getpid()}.log").open("a", encoding="utf-8", buffering=1)
+    for descriptor in (1, 2):  # of processes that this one starts, and of libraries in C
+        os.dup2(sys.stdout.fileno(), descriptor)
     try:
-        while True:
-            index, patient = connection.recv()
-            print(f"--- {job.runs[index].title}", flush=True)
+        while (given := connection.recv()) is not None:
+            index, patient = given
+            print(f"--- {job.runs[index].title}")
             connection.send(job(index, wait=patient))
     except (EOFError, BrokenPipeError):
         return
@@ -205,8 +205,12 @@ def _work(connection: Connection, job: Job, logs: Path) -> None:
 def _dismiss(team: Sequence[_Worker]) -> None:
     """End all workers; one in the middle of a training writes its checkpoint first."""
     for worker in team:
+        if worker.index is None:
+            with suppress(OSError):  # it may be dead
+                worker.connection.send(None)
+        else:
+            worker.process.terminate()
         worker.connection.close()
-        worker.process.terminate()
     for worker in team:
         worker.process.join(PATIENCE)
         if worker.process.is_alive():

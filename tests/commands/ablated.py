@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from scan_lightning.callbacks.record import append_row, canonical_json
 from scan_lightning.commands.ablate import main
@@ -81,11 +82,12 @@ class FakeRunner:
             raise ValueError("this one fails")
         if self.dies in parameters:
             os.kill(os.getpid(), signal.SIGKILL)
-        if not plan.training.mark.is_file():
-            write(f"train {plan.training.folder.name}")
-            plan.training.folder.mkdir(parents=True)
-            time.sleep(self.sleeps)
-            plan.training.mark.write_text("")
+        plan.training.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(plan.training.folder / "lock"):
+            if not plan.training.mark.is_file():
+                write(f"train {plan.training.folder.name}")
+                time.sleep(self.sleeps)
+                plan.training.mark.touch()
         time.sleep(self.sleeps)
         score = int(plan.key[:6], 16) / 16**6
         append_row(plan.rows, {"name": plan.name, **plan.columns, "seed": seed, "miou_any": score})

@@ -19,6 +19,7 @@ from commands.ablated import (
     write_ablation,
 )
 from scan_lightning.cli import COMMANDS
+from scan_lightning.commands import ablate_run
 from scan_lightning.commands.ablate_plan import run_arguments
 
 RATIO = "model__ratio"
@@ -28,6 +29,7 @@ SEEDS = [0, 1, 2]
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate_run.gc, "collect", lambda: 0)  # nothing is built, and the tests' process is large
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     write_ablation(**{RATIO: [0.3, 0.1, 1], "seed_everything": SEEDS})

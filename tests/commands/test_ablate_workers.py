@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands.ablated import ROWS, FakeRunner, ablate, alive, log, rows, summary, write_ablation
-from scan_lightning.commands import ablate_workers
+from scan_lightning.commands import ablate_run, ablate_workers
 from scan_lightning.commands.ablate_plan import AblationRun, plan_ablation
 from scan_lightning.commands.ablate_run import Outcome, Status
 from scan_lightning.commands.ablate_workers import _Queue
@@ -28,6 +28,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ablate_workers, "get_context", lambda _method: FORK)
     monkeypatch.setattr(ablate_workers, "GLANCE", 0.05)
+    monkeypatch.setattr(ablate_run.gc, "collect", lambda: 0)  # nothing is built, and the tests' process is large
     write_ablation(model__ratio=RATIOS, seed_everything=[0, 1, 2])
 
 
@@ -106,9 +107,9 @@ def test_two_commands_on_one_file_share_the_runs(started: list[ForkProcess]) -> 
 
 
 def test_run_of_a_killed_command_is_done_by_the_other(started: list[ForkProcess]) -> None:
-    write_ablation(model__ratio=RATIOS, seed_everything=[0])
+    finish_training(planned(model__ratio=RATIOS, seed_everything=[0])[0])
     first = start(started, runner=FakeRunner(sleeps=30))
-    wait_for("train")
+    wait_for("begin")
     second = start(started, runner=FakeRunner())
     wait_for("end", 2)  # the two that the first has not in hand
     first.kill()
@@ -139,6 +140,11 @@ def planned(**parameters: list[object]) -> tuple[AblationRun, ...]:
     ).runs
 
 
+def finish_training(run: AblationRun) -> None:
+    run.plan.training.folder.mkdir(parents=True)
+    run.plan.training.mark.touch()
+
+
 def test_queue_gives_no_run_whose_training_another_has_in_hand() -> None:
     runs = planned(model__ratio=[0.1, 0.2], seed_everything=[0, 1])
     queue = _Queue(runs=runs, waiting=[0, 1, 2, 3])
@@ -151,9 +157,7 @@ def test_queue_gives_no_run_whose_training_another_has_in_hand() -> None:
 
     assert [run.seed for run in runs] == ["0", "0", "1", "1"]
     assert (take(), take(), take()) == (0, 2, None)
-    mark = runs[0].plan.training.mark
-    mark.parent.mkdir(parents=True)
-    mark.touch()  # the training is finished, its test is not
+    finish_training(runs[0])  # its test goes on
     assert (take(), take()) == (1, None)
     assert queue.take_back(0, Outcome(status=Status.DONE))
     assert queue.take_back(2, Outcome(status=Status.FAILED))
@@ -163,9 +167,7 @@ def test_queue_gives_no_run_whose_training_another_has_in_hand() -> None:
 def test_queue_gives_equal_runs_one_after_the_other() -> None:
     values: list[object] = [{"label": "a", "model.ratio": 1}, {"label": "b", "model.ratio": 1}]
     queue = _Queue(runs=planned(variant=values), waiting=[0, 1])
-    mark = queue.runs[0].plan.training.mark
-    mark.parent.mkdir(parents=True)
-    mark.touch()
+    finish_training(queue.runs[0])
     queue.active.add(0)
     queue.waiting.remove(0)
     assert queue._next() is None
