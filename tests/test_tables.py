@@ -4,7 +4,17 @@ import re
 
 import pytest
 
-from scan_lightning.tables import Column, ResultTable, Spread, TableRow, best_cells, to_csv, to_latex, to_markdown
+from scan_lightning.tables import (
+    RENDERERS,
+    Column,
+    ResultTable,
+    Spread,
+    TableRow,
+    best_cells,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 
 COLUMNS = (
     Column(key="name", title="benchmark"),
@@ -118,3 +128,30 @@ def test_number_digits_and_negative_values() -> None:
     table = ResultTable(title="t", columns=columns, rows=(row(time=-1.005, n=3), row(time=2.0, n=None)))
     assert to_csv(table).splitlines() == ["seconds,n", "-1.00,3", "2.00,"]
     assert best_cells(table) == {(0, 0)}
+
+
+def test_differences_carry_their_sign_and_zero_no_minus() -> None:
+    columns = (Column(key="name", title="n"), Column(key="d", title="Δ", kind="percent", signed=True))
+    rows = (
+        row(name="up", d=Spread(mean=0.012, deviation=0.004)),
+        row(name="none", d=-0.0001),
+        row(name="down", d=-0.02),
+    )
+    table = ResultTable(title="t", columns=columns, rows=rows)
+    assert [line.split("|")[2].strip() for line in to_markdown(table).splitlines()[4:]] == [
+        "+1.2 ± 0.4",
+        "+0.0",
+        "-2.0",
+    ]
+    assert to_csv(table).splitlines()[1] == "up,+1.2,0.4"
+
+
+def test_question_stands_behind_the_title() -> None:
+    table = ResultTable(title="T", question="Which?", columns=COLUMNS, rows=())
+    assert to_markdown(table).startswith("**T** Which?\n\n| benchmark")
+    assert r"\caption{T. Which?}" in to_latex(table)
+    assert {name: render(table) for name, (_, render) in RENDERERS.items()} == {
+        "markdown": to_markdown(table),
+        "latex": to_latex(table),
+        "csv": to_csv(table),
+    }

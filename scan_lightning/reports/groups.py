@@ -109,7 +109,7 @@ def group_rows(rows: Sequence[ResultRow], table: TableLayout) -> list[Group]:
 
     Args:
         rows: Of one table.
-        table: Says by what they are grouped, and which are left out.
+        table: Says by what they are grouped, and which are left out, as are those without any of its metrics.
 
     Returns:
         The groups, in the order of their first rows; seeds ascending.
@@ -117,9 +117,11 @@ def group_rows(rows: Sequence[ResultRow], table: TableLayout) -> list[Group]:
     Raises:
         ValueError: If a key is in no column and no parameter, no row is left, or a group has a seed twice.
     """
-    kept = [row for row in rows if _matches(row, table.where)]
+    metrics = table.columns if table.pivot is None else (table.pivot.metric,)
+    kept = [row for row in rows if _matches(row, table.where) and any(row.get(metric) for metric in metrics)]
     if not kept:
-        raise ValueError(f"none of {len(rows)} rows has {', '.join(f'{k}={v}' for k, v in table.where.items())}")
+        wanted = " and ".join(f"{name} {value}" for name, value in table.where.items())
+        raise ValueError(f"none of {len(rows)} rows has {' or '.join(metrics)}{f' with {wanted}' if wanted else ''}")
     found: dict[tuple[str, ...], dict[str, ResultRow]] = {}
     values: dict[tuple[str, ...], tuple[Any, ...]] = {}
     for row in kept:

@@ -62,7 +62,7 @@ def find_plan(names: Sequence[str], table: TableLayout, ablations: Path, groups:
     merged: Plan = {}
     for name in names:
         path = ablations / f"{name}.yaml"
-        if not path.is_file():
+        if path.parent != ablations or not path.is_file():
             return None
         overlays = sorted(overlay for overlay in ablations.glob(f"*/{name}.yaml"))
         plans = [_plan(load_sweep(path, overlay), table) for overlay in (None, *overlays)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class Report:
         """
         table = self.layout.table(name)
         names = [file for other in table.combine for file in self._names(other)] or self._names(name)
-        return [self.folder / f"{file}.csv" for file in dict.fromkeys(names)]
+        return [self._path(file) for file in dict.fromkeys(names)]
 
     def groups(self, name: str) -> list[Group]:
         """Group the rows of a table.
@@ -140,13 +141,17 @@ class Report:
         """Name the files of rows of one table."""
         return list(self.layout.table(name).rows) or [name]
 
+    def _path(self, name: str) -> Path:
+        """Give a file of rows; a name such as ``../quickstart`` lies beside the folder, which need not be there."""
+        return Path(os.path.normpath(self.folder / f"{name}.csv"))
+
     def _planned(self, name: str) -> tuple[list[Group], Plan | None]:
         """Group the rows of a table, and find the grid that they come from."""
         table = self.layout.table(name)
         if table.pivot is not None:
             table = replace(table, groups=(*table.groups, table.pivot.by))
         names = self._names(name)
-        rows = [row for file in names for row in read_rows(self.folder / f"{file}.csv")]
+        rows = [row for file in names for row in read_rows(self._path(file))]
         groups = group_rows(rows, table)
         plan = find_plan(names, table, self.layout.ablations, groups)
         return order_groups(groups, table, plan), plan
