@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -87,8 +88,12 @@ class Job:
         """
         run = self.runs[index]
         try:
-            with FileLock(_lock(self.rows, run.key), timeout=-1 if wait else 0):
-                return Outcome(status=self._perform(run))
+            lock = _lock(self.rows, run.key)
+            with FileLock(lock, timeout=-1 if wait else 0):
+                status = self._perform(run)
+                with suppress(OSError):  # where a file in use cannot be deleted
+                    lock.unlink()  # whoever waits for it is going to find the row
+                return Outcome(status=status)
         except Timeout:
             return Outcome(status=Status.BUSY)
         except Interrupted:

@@ -102,6 +102,7 @@ def test_two_commands_on_one_file_share_the_runs(started: list[ForkProcess]) -> 
     for process in others:
         process.join(60)
     assert [process.exitcode for process in others] == [0, 0]
+    assert not list((ROWS / ".locks").iterdir())
     assert len(log("begin")) == len(log("end")) == len(rows()) == 9
     assert summary() == [("", str(ratio), str(seed)) for ratio in RATIOS for seed in range(3)]
 
