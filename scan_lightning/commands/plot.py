@@ -88,9 +88,5 @@ def _check(report: Report, names: Sequence[str], options: argparse.Namespace) ->
         wrong += 1
         reason = "was drawn from other rows or another layout" if path.is_file() else "is missing"
         print(f"{PROG}: {path} {reason}", file=sys.stderr)
-    print(
-        f"{len(paths)} files, {wrong} of them not from these rows"
-        if wrong
-        else f"{len(paths)} files are from these rows"
-    )
+    print(f"files: {len(paths)}, not from these rows: {wrong}")
     return 1 if wrong else 0

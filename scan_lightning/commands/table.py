@@ -136,11 +136,7 @@ def _check(report: Report, documents: Sequence[Path]) -> int:
             print(f"{PROG}: {message}", file=sys.stderr)
     if not counts:
         raise ValueError(f"no table between markers in {', '.join(map(str, documents))}: there is nothing to check")
-    print(
-        f"{counts} tables, {differing} of them differ from the rows; --write fills them in"
-        if differing
-        else f"{counts} tables follow from the rows"
-    )
+    print(f"tables: {counts}, differing from the rows: {differing}{'; --write fills them in' if differing else ''}")
     return 1 if differing else 0
 
 

@@ -74,7 +74,7 @@ def provenance_note(rows: Sequence[ResultRow]) -> str:
         rows: With the columns of `callbacks.record.run_record`.
 
     Returns:
-        One line: commits (and whether the checkout had changes), versions, hardware, number of configurations.
+        One line: how many rows and configurations, commits (and whether there were changes), versions, hardware.
     """
     commits = _different(
         row.get("commit", "")[:_SHORT_COMMIT] + " with changes" * (row.get("dirty") == "1") for row in rows
@@ -85,7 +85,7 @@ def provenance_note(rows: Sequence[ResultRow]) -> str:
         found = _different(row.get(name, "") for row in rows)
         parts += [f"{name} {', '.join(found)}"] if found else []
     configurations = len(_different(row.get("config_hash", "") for row in rows))
-    return f"{len(rows)} rows of {configurations} configurations: {'; '.join(parts)}."
+    return f"Rows: {len(rows)}; configurations: {configurations}; {'; '.join(parts)}."
 
 
 def configurations_note(groups: Sequence[Group], *, by_group: bool) -> str:

@@ -12,7 +12,7 @@ from scan_lightning.reports.rows import value_text
 from scan_lightning.sweeps import Sweep, grid, load_sweep
 
 Plan = dict[tuple[str, ...], list[str]]
-"""Labels of each group that a grid asks for, in its order, with the seeds."""
+"""Labels of each group that a grid asks for, in its order, with the seeds; none if it leaves them open."""
 
 SEED = "seed_everything"
 """The parameter of a sweep that is the seed."""
@@ -88,7 +88,7 @@ def unmeasured(plan: Plan | None, groups: Sequence[Group]) -> str:
     texts = []
     for labels, seeds in (plan or {}).items():
         absent = [seed for seed in seeds if seed not in found.get(labels, set())]
-        if absent:
+        if absent or labels not in found:
             some = f" (seed {', '.join(absent)})" if len(absent) < len(seeds) else ""
             texts.append(", ".join(labels) + some)
     return "; ".join(texts)
@@ -101,7 +101,7 @@ def _plan(sweep: Sweep, table: TableLayout) -> Plan | None:
         labels = _labels(combination, table)
         if labels is None:
             return None
-        plan.setdefault(labels, []).append(value_text(combination.get(SEED, "")))
+        plan.setdefault(labels, []).extend([value_text(combination[SEED])] if SEED in combination else [])
     return plan
 
 

@@ -26,13 +26,13 @@ def test_plots_become_files_and_are_checked(
         assert image.width > 1000
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert main(["--all", "--check", *options]) == 0
-    assert capsys.readouterr().out == "2 files are from these rows\n"
+    assert capsys.readouterr().out == "files: 2, not from these rows: 0\n"
     path = tmp_path / "rows" / "mask_threshold.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(",0.5", ",0.6"), encoding="utf-8")
     assert main(["mask_threshold", "--check", "--format", "svg", *options]) == 1
     printed = capsys.readouterr()
     assert "mask_threshold.svg was drawn from other rows or another layout" in printed.err
-    assert printed.out == "1 files, 1 of them not from these rows\n"
+    assert printed.out == "files: 1, not from these rows: 1\n"
 
 
 def test_what_cannot_be_drawn_is_told(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,11 +47,11 @@ def test_documents_are_checked_and_filled_in(
     assert main(["--check", str(path), *sources]) == 1
     printed = capsys.readouterr()
     assert f"{path}:3: table cs_source: stands ''" in printed.err
-    assert "1 tables, 1 of them differ from the rows" in printed.out
+    assert "tables: 1, differing from the rows: 1; --write" in printed.out
     assert main(["--write", str(path), *sources]) == 0
     assert capsys.readouterr().out == f"{path}: filled in\n"
     assert main(["--check", str(path), *sources]) == 0
-    assert capsys.readouterr().out == "1 tables follow from the rows\n"
+    assert capsys.readouterr().out == "tables: 1, differing from the rows: 0\n"
     assert main(["--write", str(path), *sources]) == 0
     assert capsys.readouterr().out == f"{path}: unchanged\n"
     path.write_text(path.read_text(encoding="utf-8").replace("| zeros ", "| ones  "), encoding="utf-8")

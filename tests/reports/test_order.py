@@ -81,3 +81,12 @@ def test_a_grid_over_a_parameter_matches_however_numbers_are_written(tmp_path: P
     table = TableLayout(title="T", question="Q", groups=(GroupLayout(key="ratio", title="r"),), columns=("m",))
     found = group_rows([make_row("q", 0, {"ratio": ratio}, m=1) for ratio in (0, 1, 0.5)], table)
     assert labels(order_groups(found, table, find_plan(["r"], table, tmp_path, found))) == ["0.5", "0", "1"]
+
+
+def test_a_grid_that_leaves_the_seeds_open_asks_for_each_group_once(tmp_path: Path) -> None:
+    text = FILE.replace("  seed_everything: {values: [0, 1]}\n", "")
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    found = groups("few", "none", seeds=(5,))
+    plan = find_plan(["a"], TABLE, tmp_path, found)
+    assert labels(order_groups(found, TABLE, plan)) == ["none", "few"]
+    assert unmeasured(plan, found) == "all"

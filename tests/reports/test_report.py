@@ -57,7 +57,7 @@ def test_table_by_hand(tmp_path: Path) -> None:
         "- mIoU: mean IoU, classes in truth or prediction (SCAN, OVSeg); SG: "
     )
     assert (
-        "- Measured by q on 200 images.\n- 4 rows of 4 configurations: commit 0123456789ab; python 3.11.7; torch"
+        "- Measured by q on 200 images.\n- Rows: 4; configurations: 4; commit 0123456789ab; python 3.11.7; torch"
         in text
     )
     hashes = [row["config_hash"][:8] for row in rows_of(none=(0.50, 0.52))]
