@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 # Arguments are --name=value; "x" is the score, "seconds" how long each step takes, "steps" how many there are,
-# "status" the exit status. Every start is noted, and every end is a row.
+# "status" the exit status. Every start is noted, and every end is a row. It hangs at the x that TOY_HANG says.
 PROGRAM = r"""
 import json, os, sys, time
 values = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
@@ -20,6 +20,8 @@ def add(name, line):
     os.close(descriptor)
 add("starts.txt", json.dumps(values, sort_keys=True))
 print("working on", values)
+if os.environ.get("TOY_HANG") == values.get("x"):
+    time.sleep(1000)
 for step in range(int(values.get("steps", 1))):
     time.sleep(float(values.get("seconds", 0)))
     score = float(values.get("x", 0)) * (step + 1)
@@ -44,9 +46,9 @@ def write_sweep(folder: Path, file: str = "toy.yaml", **content: Any) -> Path:
     return path
 
 
-def start_sweep(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start_sweep(folder: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start the command in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-c", START, *arguments],
         cwd=folder,
@@ -58,7 +60,8 @@ def start_sweep(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON, sorted; none where there is no file."""
+    """Lines of JSON, sorted by arguments; none where there is no file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in sorted(path.read_text("utf-8").splitlines())]
+    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return sorted(found, key=lambda line: sorted((name, str(line[name])) for name in line if name != "score"))
