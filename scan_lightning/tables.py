@@ -26,6 +26,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "→": r"$\rightarrow$",
 }
 
 

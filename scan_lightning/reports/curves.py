@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ from scan_lightning.tables import Spread
 _HEIGHT = 3.3
 _PANEL = 3.1
 _SINGLE = 6.2
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 2)), (0, (5, 2, 1, 2)))
+"""A line that covers another one lets it be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +182,9 @@ def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
             if not several:
                 axes.plot(where, values, color=colour, alpha=0.35, linewidth=0.7)
             axes.plot(where, values, linestyle="", marker="o", markersize=2.2, color=colour, alpha=0.6)
-        axes.plot(positions, means, color=colour, linewidth=1.8, marker=marker if several else "", markersize=4.5)
+        style = _DASHES[index % len(_DASHES)]
+        mark = marker if several else ""
+        axes.plot(positions, means, color=colour, linewidth=1.8, linestyle=style, marker=mark, markersize=4.5)
 
 
 def _equal_spans(drawn: Sequence[Axes]) -> None:

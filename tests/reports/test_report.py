@@ -5,7 +5,7 @@ import pytest
 
 from scan_lightning.reports.layout import load_layout
 from scan_lightning.reports.report import Report
-from scan_lightning.tables import Spread, to_markdown
+from scan_lightning.tables import Spread, to_latex, to_markdown
 from tests.reports.made_up import LAYOUT, make_row, write_all, write_rows
 
 METRICS = """
@@ -224,6 +224,7 @@ def test_every_table_of_the_project_is_made_from_rows_of_the_quickstart_overlays
         table = report.table(name)
         assert len(table.rows) >= 2, name
         assert not [note for note in table.notes if note.startswith("Not measured")], name
+        assert to_latex(table).isascii(), name
     labels = [row.cells["group 0"] for row in report.table("cs_ratio").rows]
     assert labels == ["0", "0.05", "0.1", "0.15", "0.2", "0.3", "0.5", "0.75", "1"]
 
