@@ -12,15 +12,8 @@ from typing import Literal
 PAPER = " (paper)"
 """Behind the title of a column, or the first cell of a row, whose numbers were published, not measured here."""
 MISSING = "-"
-_LATEX = {
+_LATEX = {letter: rf"\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
