@@ -166,7 +166,7 @@ def _compare(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Classify what `_encode` gave, and measure how far it lies from the boxes: by layer and projected."""
     predictions = text.similarities(seen[0]).argmax(-1)
-    final, layers = (1 - (here * there).sum(-1) for here, there in zip(seen, reference, strict=True))
+    final, layers = ((1 - (here * there).sum(-1)).clamp(min=0) for here, there in zip(seen, reference, strict=True))
     return predictions.cpu(), layers.cpu(), final.cpu()
 
 

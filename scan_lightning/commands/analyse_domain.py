@@ -195,13 +195,13 @@ def _condition(scores: RegionScores) -> Row:
 
 def _print(scores: Sequence[RegionScores], bins: Sequence[Sequence[BinScore]]) -> None:
     """Print accuracy by background and drift by layer, means over the seeds, a column for each condition."""
-    names = [f"{part.condition} {part.shift.source}" if part.shift else part.condition for part in scores]
+    names = [f"CS {part.shift.source}" if part.shift else part.condition for part in scores]
     columns = list(dict.fromkeys(names))
     members = [[number for number, name in enumerate(names) if name == column] for column in columns]
     headings = [(column, "right") for column in columns]
     table = make_table(
         "accuracy in % of CLIP on true regions, mean over seeds",
-        [("classes", "left"), ("background", "left"), ("regions", "right"), *headings],
+        [("classes", "fold"), ("background", "fold"), ("regions", "right"), *headings],
     )
     for line, score in enumerate(bins[0]):
         means = [fmean(bins[number][line].accuracy for number in group) for group in members]
