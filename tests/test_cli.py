@@ -316,8 +316,8 @@ def recipes() -> Iterator[Any]:
         if name.parts[0] in ("ablations", "sweeps"):
             continue
         complete = "class_path" in yaml.safe_load(path.read_text("utf-8")).get("model", {})
-        base = EXPERIMENTS / f"scan_{path.parent.name}.yaml"
-        files = [path] if complete else [base if base.is_file() else QUICKSTART, path]
+        bases = (EXPERIMENTS / f"scan_{path.parent.name}.yaml", path.parent / "clip_cs.yaml", QUICKSTART)
+        files = [path] if complete else [next(base for base in bases if base.is_file()), path]
         yield pytest.param("test" if name.parts[0] == "eval" else "fit", files, id=str(name))
 
 
