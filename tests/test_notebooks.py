@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 NAMES = [path.stem for path in FILES]
-FIGURES = {"01_quickstart": 6, "03_sg_iou": 8}
+FIGURES = {"01_quickstart": 6, "02_contextual_shift": 9, "03_sg_iou": 8}
 """For each notebook the least number of pictures that it shows."""
 
 
