@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     add("file", type=Path, help="sweep file; `wandb sweep FILE` takes the same")
     add("-o", "--overlay", type=Path, metavar="PATH", help="file, or folder of the file of the same name, laid over it")
     add("--trials", type=_count, metavar="N", help="number of trials in all (a grid: all; else run_cap of the file)")
-    add("--workers", type=_count, default=1, metavar="N", help="trials at once (%(default)s)")
+    gpus = "for one on each GPU start the command once for each CUDA_VISIBLE_DEVICES"
+    add("--workers", type=_count, default=1, metavar="N", help=f"trials at once (%(default)s); {gpus}")
     add("--storage", metavar="URL", help="database as SQLAlchemy writes it (SQLite in DIR/FILE.db)")
     add("--output", type=Path, default=Path("outputs/sweeps"), metavar="DIR", help="(%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of random and bayes (%(default)s)")

@@ -14,9 +14,9 @@ class RankRecord(Callback):
         folder: Where to.
     """
 
-    def __init__(self, *, folder: Path) -> None:
+    def __init__(self, *, folder: str) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder = Path(folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
