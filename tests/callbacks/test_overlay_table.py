@@ -28,6 +28,7 @@ def test_overlays_are_a_table_of_an_offline_run(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # which the logger sets, and the end of the test takes back
     monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.finish()  # a run that another test began would be used again
     try:
         log_overlays(trainer(tmp_path, WandbLogger(project="test", save_dir=tmp_path, offline=True)), files)
     finally:

@@ -214,7 +214,7 @@ def test_another_command_is_refused(command: list[str], capsys: pytest.CaptureFi
 
 
 def test_program_may_be_a_path() -> None:
-    assert run_arguments(["/opt/bin/scan-lightning", "run", "--a=1"]) == ("--a=1",)
+    assert run_arguments(["bin/scan-lightning", "run", "--a=1"]) == ("--a=1",)
 
 
 def test_wrong_calls(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
