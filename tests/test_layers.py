@@ -40,7 +40,16 @@ HOMES = {
     "albumentations": ("data",),
     "datasets": ("data",),
     "wandb": ("callbacks", "cli"),
-    "lightning": ("module", "clip_module", "baselines", "data", "callbacks", "commands.evaluate", "commands.run", "cli"),
+    "lightning": (
+        "module",
+        "clip_module",
+        "baselines",
+        "data",
+        "callbacks",
+        "commands.evaluate",
+        "commands.run",
+        "cli",
+    ),
     "pytorch_lightning": (),  # the old name of lightning
     "lightning_fabric": (),
     "matplotlib": ("reports",),
