@@ -17,7 +17,7 @@ from scan_lightning.commands.ablate_plan import Ablation, AblationRun, Runner, p
 from scan_lightning.commands.ablate_rows import all_rows, arrange, combination_of, read_rows, rows_path
 from scan_lightning.commands.ablate_run import Job, Outcome, Status, is_row_of, outdated
 from scan_lightning.commands.ablate_workers import run_apart, run_here, stop_on_signal
-from scan_lightning.commands.console import make_table, output_console
+from scan_lightning.commands.console import at_least_one, make_table, output_console
 
 PROG = "scan-lightning ablate"
 ROWS = Path("experiments", "results", "ablations")
@@ -174,13 +174,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _count(text: str) -> int:
-    """Read a number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
     parser = argparse.ArgumentParser(
@@ -196,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", metavar="N", help="in place of the file's values of seed_everything")
     add("--rows", type=Path, default=ROWS, metavar="FOLDER", help=f"({ROWS.as_posix()})")
     add("--runs", type=Path, metavar="FOLDER", help="of the trainings (outputs/runs)")
-    add("--workers", type=_count, default=1, metavar="N", help="processes that run at the same time (1)")
+    add("--workers", type=at_least_one, default=1, metavar="N", help="processes that run at the same time (1)")
     add("--only", metavar="TEXT", help="combinations that hold this text in their label, a parameter or its value")
     add(
         "--replace", action="store_true", help="drop rows of combinations or configurations that are no longer in force"

@@ -1,7 +1,8 @@
-"""Tables, progress bars and plain lines on the terminal, the same for all commands."""
+"""Arguments, tables, progress bars and plain lines on the terminal, the same for all commands."""
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -26,6 +27,23 @@ def output_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     return console
+
+
+def at_least_one(text: str) -> int:
+    """Read a whole number of a command's arguments.
+
+    Args:
+        text: The argument.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentTypeError: If it is below 1.
+    """
+    if int(text) < 1:
+        raise ArgumentTypeError(f"expected at least 1, got {text}")
+    return int(text)
 
 
 def files_progress() -> Progress:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from scan_lightning.commands.console import at_least_one
 from scan_lightning.commands.evaluate_plan import Planner, Task, Wanted, wanted_benchmarks, wanted_data
 from scan_lightning.commands.evaluate_recipe import RecipeParser, Subject, read_subject
 from scan_lightning.commands.evaluate_run import read_rows, run_task
@@ -198,13 +199,6 @@ def _warn(text: str) -> None:
     _say(f"{PROG}: {text}")
 
 
-def _count(text: str) -> int:
-    """Read a number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
     parser = argparse.ArgumentParser(
@@ -231,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--settings", type=Path, metavar="DIR", help=f"folder of <backbone>/<benchmark>.yaml ({places})")
     add("--backbone", metavar="NAME", help="such as vit_b16 (that of the configured CLIP)")
     add("--output", type=Path, default=Path("outputs/evaluation"), metavar="DIR", help="(outputs/evaluation)")
-    add("--limit", type=_count, metavar="N", help="look at the first N images of each benchmark, for a try")
+    add("--limit", type=at_least_one, metavar="N", help="look at the first N images of each benchmark, for a try")
     add("--force", action="store_true", help="run benchmarks again that have been done")
     add("--num_workers", type=int, metavar="N", help="loading processes")
     add("--accelerator", help="as Lightning's Trainer")

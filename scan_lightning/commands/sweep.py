@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scan_lightning.commands.console import at_least_one
 from scan_lightning.sweeps import load_sweep
 
 PROG = "scan-lightning sweep"
@@ -36,13 +37,6 @@ def main(args: Sequence[str]) -> int:
         return 1
 
 
-def _count(text: str) -> int:
-    """Read a number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     """Make the parser."""
     parser = argparse.ArgumentParser(
@@ -56,16 +50,21 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("file", type=Path, help="sweep file; `wandb sweep FILE` takes the same")
     add("-o", "--overlay", type=Path, metavar="PATH", help="file, or folder of the file of the same name, laid over it")
-    add("--trials", type=_count, metavar="N", help="number of trials in all (a grid: all; else run_cap of the file)")
+    add(
+        "--trials",
+        type=at_least_one,
+        metavar="N",
+        help="trials in all (a grid: all; else run_cap of the file)",
+    )
     gpus = "for one on each GPU start the command once for each CUDA_VISIBLE_DEVICES"
-    add("--workers", type=_count, default=1, metavar="N", help=f"trials at once (%(default)s); {gpus}")
+    add("--workers", type=at_least_one, default=1, metavar="N", help=f"trials at once (%(default)s); {gpus}")
     add("--storage", metavar="URL", help="database as SQLAlchemy writes it (SQLite in DIR/FILE.db)")
     add("--output", type=Path, default=Path("outputs/sweeps"), metavar="DIR", help="(%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of random and bayes (%(default)s)")
     add("--stop_on_failure", action="store_true", help="begin no trial after a failed one (go on, exit with 1)")
     add("--retry_failed", action="store_true", help="do failed trials again")
     beats = "between signs of life of a trial; when they fail to come it is done again (%(default)s)"
-    add("--heartbeat", type=_count, default=15, metavar="SECONDS", help=beats)
+    add("--heartbeat", type=at_least_one, default=15, metavar="SECONDS", help=beats)
     add("--grace", type=float, default=30.0, metavar="SECONDS", help="from SIGTERM to SIGKILL of a trial (%(default)s)")
     add("--print", action="store_true", help="write the file with its overlay, for `wandb sweep`, and run nothing")
     return parser

@@ -106,7 +106,7 @@ def write_analyses(folder: Path) -> None:
             head = {"split": "test", "tower": "original", "condition": condition, "source": source}
             for place, share in enumerate(("all", "0.0-0.2", "0.2-0.4", "0.4-0.6")):
                 values = {"regions": 400 - 100 * place, "accuracy": 0.9 - 0.03 * index * place - 0.002 * seed}
-                for classes in ("all", "seen", "unseen"):
+                for classes in ("all", "seen", "unseen", "look-alike"):
                     group = {"classes": classes, "background": share}
                     background.append(make_row("domain", seed, {}, **head, **group, **values))
             for layer in range(1, 7):
