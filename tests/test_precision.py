@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,20 @@ def segmenter(segmenter_config: SegmenterConfig) -> MaskSegmenter:
     return MaskSegmenter(config=config, embedding_dim=16).train()
 
 
+def train_step(segmenter: MaskSegmenter, forward: AbstractContextManager[Any]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a step whose forward pass runs within a context."""
+    torch.manual_seed(1)  # of stochastic depth
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    segmenter.zero_grad()
+    with forward:
+        output = segmenter(pixels)
+        loss = sum(x.square().mean() for x in (*output.proposal_embeddings, *output.mask_logits))
+    loss.backward()  # type: ignore[union-attr]
+    return float(loss), {
+        name: parameter.grad.clone() for name, parameter in segmenter.named_parameters() if parameter.grad is not None
+    }
+
+
 def train_once(segmenter: MaskSegmenter) -> tuple[float, dict[str, Tensor], int]:
     """Loss, gradients, and the bytes that the forward pass keeps for the backward pass, parameters left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in segmenter.parameters()}
@@ -140,17 +156,8 @@ def train_once(segmenter: MaskSegmenter) -> tuple[float, dict[str, Tensor], int]
             kept[storage.data_ptr()] = storage.nbytes()
         return x
 
-    torch.manual_seed(1)  # of stochastic depth
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    segmenter.zero_grad()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        output = segmenter(pixels)
-        loss = sum(x.square().mean() for x in (*output.proposal_embeddings, *output.mask_logits))
-    loss.backward()  # type: ignore[union-attr]
-    found = {
-        name: parameter.grad.clone() for name, parameter in segmenter.named_parameters() if parameter.grad is not None
-    }
-    return float(loss), found, sum(kept.values())
+    loss, gradients = train_step(segmenter, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x))
+    return loss, gradients, sum(kept.values())
 
 
 def test_checkpointed_activations_give_equal_gradients_and_keep_less(segmenter: MaskSegmenter) -> None:
@@ -179,18 +186,48 @@ def _fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.fixture
+def _traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch.compile trace modules and run the traces as they are: generating code takes minutes on a CPU."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+
+
+PARTS = pytest.mark.parametrize("part", ["backbone", "pixel_decoder"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["backbone", "pixel_decoder"])
+@PARTS
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_compiled_part_gives_equal_outputs(segmenter: MaskSegmenter, part: Any) -> None:
+def test_code_of_a_compiled_part_gives_equal_gradients(
+    segmenter_config: SegmenterConfig, part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block per stage and one image size: 65 (pixel decoder) and 100 s (backbone) of one core, no code cached."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    config = replace(segmenter_config, depths=(1, 1, 1, 1), conv_dim=64)
+    segmenter = MaskSegmenter(config=config, embedding_dim=16).train()
+    names = list(segmenter.state_dict())
+    loss, gradients = train_step(segmenter, nullcontext())
+    segmenter.compile_parts((part,))
+    again, found = train_step(segmenter, nullcontext())
+    assert list(tmp_path.rglob("*.so")), "nothing was compiled"
+    assert again == pytest.approx(loss, rel=1e-4)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
+    assert list(segmenter.state_dict()) == names
+
+
+@pytest.mark.slow
+@PARTS
+@pytest.mark.usefixtures("_fresh_compiler", "_traced_only")
+def test_compiled_part_takes_images_of_another_size(segmenter: MaskSegmenter, part: Any) -> None:
     segmenter.eval()
     pixels = [torch.randn(1, 3, 64, width, generator=torch.Generator().manual_seed(2)) for width in (64, 96)]
-    names = list(segmenter.state_dict())
     with torch.no_grad():
         expected = [segmenter(x) for x in pixels]
         segmenter.compile_parts((part,))
         found = [segmenter(x) for x in pixels]
-    assert list(segmenter.state_dict()) == names
     for one, other in zip(expected, found, strict=True):
         for name in ("proposal_embeddings", "mask_logits"):
             for value, compiled in zip(getattr(one, name), getattr(other, name), strict=True):
@@ -198,13 +235,10 @@ def test_compiled_part_gives_equal_outputs(segmenter: MaskSegmenter, part: Any) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("_fresh_compiler", "_traced_only")
 def test_compiled_module_trains_alike(make_module: Callable[..., ScanModule], tmp_path: Path) -> None:
-    network = {"segmenter": None}
-    plain = make_module()
-    network = {"segmenter": replace(plain.network.config.segmenter, drop_path_rate=0.0)}
-    expected = fit(make_module(network=network), tmp_path, max_steps=2)
-    module = make_module(network=network, compiled=("backbone", "pixel_decoder"))
+    expected = fit(make_module(), tmp_path, max_steps=2)
+    module = make_module(compiled=("backbone", "pixel_decoder"))
     level: nn.Module = module.network.segmenter.model.pixel_level_module
     assert all(part._compiled_call_impl is not None for part in level.children())
     assert fit(module, tmp_path, max_steps=2) == pytest.approx(expected, rel=1e-3)
