@@ -26,6 +26,9 @@ Row = dict[str, str | int | float]
 
 LIBRARIES = ("torch", "lightning", "transformers", "open_clip_torch", "scan_lightning")
 
+RESULTS = "experiments/results"
+"""Where a checkout keeps its rows: to add one changes nothing that a run computes."""
+
 
 def canonical_json(config: Mapping[str, Any]) -> str:
     """Write a configuration so that equal ones give equal text: sorted keys, no spaces, no addresses of objects.
@@ -82,7 +85,8 @@ def git_state(folder: Path) -> tuple[str, bool]:
         folder: The top of the checkout; a folder inside one, such as an installed package's, does not count.
 
     Returns:
-        The commit and whether tracked files differ from it; an empty text and False outside a checkout or without git.
+        The commit and whether tracked files other than results differ from it; an empty text and False outside a
+        checkout or without git.
     """
     git = shutil.which("git")
     if git is None:
@@ -92,10 +96,11 @@ def git_state(folder: Path) -> tuple[str, bool]:
         command = [git, "-C", str(folder), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
+    changes = ("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){RESULTS}")
     try:
         if Path(ask("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return "", False
-        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no"))
+        return ask("rev-parse", "HEAD"), bool(ask(*changes))
     except (OSError, subprocess.CalledProcessError):
         return "", False
 

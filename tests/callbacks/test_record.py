@@ -81,6 +81,17 @@ def test_git_state_of_a_checkout_clean_and_changed(tmp_path: Path) -> None:
     assert git_state(tmp_path) == (commit, True)
 
 
+def test_git_state_with_a_new_row_is_clean(tmp_path: Path) -> None:
+    rows = tmp_path / "experiments" / "results" / "ablations" / "rows.csv"
+    append_row(rows, {"seed": 0})
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    append_row(rows, {"seed": 1})
+    assert git(tmp_path, "status", "--porcelain", "--untracked-files=no")
+    assert git_state(tmp_path) == (git(tmp_path, "rev-parse", "HEAD"), False)
+
+
 def test_git_state_inside_another_checkout_does_not_count(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-qm", "one", "--allow-empty")
