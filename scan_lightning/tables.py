@@ -13,15 +13,16 @@ PAPER = " (paper)"
 """Behind the title of a column, or the first cell of a row, whose numbers were published, not measured here."""
 MISSING = "-"
 _LATEX = {letter: rf"\{letter}" for letter in "&%$#_{}"} | {
+    **{letter: f"{{{letter}}}" for letter in "[*"},  # after a line break they would be its arguments
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
+    **{letter: rf"\text{name}{{}}" for letter, name in (("<", "less"), (">", "greater"), ("|", "bar"))},
     "±": r"$\pm$",
     "Δ": r"$\Delta$",
     "→": r"$\rightarrow$",
 }
+_LATEX_OF_NUMBERS = _LATEX | {"-": "$-$"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +205,16 @@ def to_csv(table: ResultTable) -> str:
         table: The table.
 
     Returns:
-        The text, lines ended by a line feed. Missing values are empty.
+        The text, lines ended by a line feed. Missing values are empty; keys name columns of the same heading.
     """
     wide = [any(isinstance(row.cells.get(column.key), Spread) for row in table.rows) for column in table.columns]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    headings = [column.heading for column in table.columns]
     header: list[str] = []
     for column, has_spread in zip(table.columns, wide, strict=True):
-        header += [column.heading] + [f"{column.heading}, deviation"] * has_spread
+        name = column.key if headings.count(column.heading) > 1 else column.heading
+        header += [name] + [f"{name}, deviation"] * has_spread
     writer.writerow(header)
     for row in table.rows:
         line: list[str] = []
@@ -244,7 +247,8 @@ def to_latex(table: ResultTable) -> str:
         r"    \midrule",
     ]
     for row, texts in enumerate(cell_texts(table)):
-        cells = [_latex(text) for text in texts]
+        letters = [_LATEX if column.kind == "text" else _LATEX_OF_NUMBERS for column in table.columns]
+        cells = [_latex(text, some) for text, some in zip(texts, letters, strict=True)]
         cells = [rf"\textbf{{{text}}}" if (row, index) in marked else text for index, text in enumerate(cells)]
         lines.append("    " + " & ".join(cells) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}"]
@@ -291,6 +295,6 @@ def _markdown(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def _latex(text: str) -> str:
+def _latex(text: str, letters: Mapping[str, str] = _LATEX) -> str:
     """Write a text so that LaTeX prints it as it is, on one line."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(letters.get(letter, letter) for letter in " ".join(text.split()))

@@ -109,11 +109,27 @@ def test_latex_is_a_booktabs_table_with_escaped_texts() -> None:
     order = [text.index(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "end{tabular}", "footnotesize")]
     assert order == sorted(order)
     (line,) = [line for line in text.splitlines() if "50 " in line]
-    assert line.endswith(r" & 3 & - & - & - \\")
+    assert line.endswith(r" & 3 & $-$ & $-$ & $-$ \\")
     assert r"50 \% \& \$x\_1\textasciicircum{}2\$ \{a\}\textbackslash{}b\textasciitilde{}\# &" in line
     assert r"\textless{}note\textgreater{}" in text
     unescaped = re.sub(r"\\[{}]", "", text)
     assert unescaped.count("{") == unescaped.count("}")
+
+
+def test_latex_rows_give_the_line_break_no_argument_and_numbers_a_minus() -> None:
+    columns = (Column(key="name", title="a|b"), Column(key="d", title="d", kind="number", signed=True))
+    rows = (row(name="[CLS]", d=-0.5), row(name="* 0.0-0.2", d=Spread(mean=-1.0, deviation=0.2)))
+    lines = to_latex(ResultTable(title="t", columns=columns, rows=rows)).splitlines()
+    assert r"    a\textbar{}b & d \\" in lines
+    assert r"    {[}CLS] & $-$0.5 \\" in lines  # LaTeX reads "\\ [CLS]" as a line break of the height CLS
+    assert r"    {*} 0.0-0.2 & $-$1.0 $\pm$ 0.2 \\" in lines
+
+
+def test_csv_tells_columns_of_equal_headings_apart() -> None:
+    columns = tuple(Column(key=f"rank {name}", title="rank", kind="count") for name in "ab")
+    rows = (TableRow(cells={"rank a": 1, "rank b": 2}),)
+    (read,) = csv.DictReader(to_csv(ResultTable(title="t", columns=columns, rows=rows)).splitlines())
+    assert read == {"rank a": "1", "rank b": "2"}
 
 
 def test_columns_must_be_there_and_differ() -> None:
