@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ class Runner:
 
     def __init__(self, *, read: ReadRecipe, launch: Launch) -> None:
         self.launch = launch
+        self._read = read
         remembered = cache(read)
         self.read: ReadRecipe = lambda arguments: remembered(tuple(arguments))
+
+    def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
+        """Go to another process without the recipes, which it reads by itself."""
+        return partial(Runner, read=self._read, launch=self.launch), ()
 
     def plan(self, arguments: Sequence[str]) -> RunPlan:
         """Work out what a run will train and test, see `plan_run`.

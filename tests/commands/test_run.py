@@ -1,6 +1,7 @@
 """``scan-lightning run``: what is trained again and what is not, and the row that a run leaves."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,12 @@ def test_a_training_that_was_cut_short_is_not_tested(tmp_path: Path, capsys: pyt
         runner.execute(run)
     assert launched == ["fit"]
     assert not run.training.mark.exists()
+
+
+def test_runner_of_the_command_can_be_sent_to_another_process(base: RunPlan) -> None:
+    runner = Runner(read=read_recipe, launch=cli._lightning)
+    runner.plan([QUICKSTART])
+    assert pickle.loads(pickle.dumps(runner)).plan([QUICKSTART]) == base  # noqa: S301
 
 
 def test_a_wandb_agent_gets_the_run_online(monkeypatch: pytest.MonkeyPatch) -> None:
