@@ -27,7 +27,9 @@ def seed_note(groups: Sequence[Group], *, marked: bool) -> str:
     bold = "; bold is the best mean, however close the next" if marked else ""
     seeds = [tuple(group.rows) for group in groups]
     if len(set(seeds)) > 1:
-        return f"Mean ± sample standard deviation over {min(map(len, seeds))} to {max(map(len, seeds))} seeds{bold}."
+        least, most = min(map(len, seeds)), max(map(len, seeds))
+        count = f"{least} to {most} seeds" if least < most else f"{most} seeds each, not the same ones"
+        return f"Mean ± sample standard deviation over {count}{bold}."
     if len(seeds[0]) > 1:
         return f"Mean ± sample standard deviation over {len(seeds[0])} seeds ({', '.join(seeds[0])}){bold}."
     return f"One run each, seed {seeds[0][0] or 'unknown'}: nothing is known of the spread over seeds."

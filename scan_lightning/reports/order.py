@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,31 @@ def find_plan(names: Sequence[str], table: TableLayout, ablations: Path, groups:
         best: Plan = min(known, key=lambda plan: _fit(plan, groups))
         merged |= best
     return merged if all(group.labels in merged for group in groups) else None
+
+
+def without_awaited(table: TableLayout, plan: Plan | None, groups: Sequence[Group]) -> TableLayout:
+    """Leave out the columns that compare with a row that a grid asks for and that has not been measured yet.
+
+    Args:
+        table: Its differences and published scores.
+        plan: From `find_plan`.
+        groups: What has been measured.
+
+    Returns:
+        The layout without them.
+    """
+    measured = {group.labels for group in groups}
+    awaited = [", ".join(labels) for labels in plan or () if labels not in measured]
+
+    def waits(wanted: str) -> bool:
+        return any(label == wanted or fnmatchcase(label, wanted) for label in awaited)
+
+    published = table.published
+    if published is not None:
+        rows = {label: method for label, method in published.rows.items() if not waits(label)}
+        published = replace(published, rows=rows) if rows else None
+    differences = tuple(one for one in table.differences if not waits(one.baseline))
+    return replace(table, differences=differences, published=published)
 
 
 def unmeasured(plan: Plan | None, groups: Sequence[Group]) -> str:

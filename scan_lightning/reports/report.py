@@ -12,7 +12,7 @@ from scan_lightning.reports.grouped import Laid, group_table, pivot_table
 from scan_lightning.reports.groups import Group, group_rows
 from scan_lightning.reports.layout import Layout, TableLayout
 from scan_lightning.reports.notes import configurations_note, images_note, meaning_notes, provenance_note, seed_note
-from scan_lightning.reports.order import Plan, find_plan, order_groups, unmeasured
+from scan_lightning.reports.order import Plan, find_plan, order_groups, unmeasured, without_awaited
 from scan_lightning.reports.ranking import Method, distinct_methods, ranking_table, swaps_table
 from scan_lightning.reports.rows import read_rows
 from scan_lightning.tables import ResultTable, best_cells
@@ -117,7 +117,7 @@ class Report:
             groups, plan = self._planned(name)
             if table.pivot is not None:
                 return pivot_table(table, table.pivot, groups, metrics), groups, plan
-            return group_table(table, groups, metrics), groups, plan
+            return group_table(without_awaited(table, plan, groups), groups, metrics), groups, plan
         methods = self.methods(table.combine, table.columns)
         groups = [replace(method.group, labels=(method.label,)) for method in methods]
         if table.kind == "ranking":

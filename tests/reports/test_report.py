@@ -6,7 +6,7 @@ import pytest
 from scan_lightning.reports.layout import load_layout
 from scan_lightning.reports.report import Report
 from scan_lightning.tables import Spread, to_latex, to_markdown
-from tests.reports.made_up import LAYOUT, make_row, write_all, write_rows
+from tests.reports.made_up import LAYOUT, make_row, write_ablation, write_all, write_rows
 
 METRICS = """
 metrics:
@@ -86,6 +86,26 @@ def test_one_seed_says_that_nothing_is_known_of_the_spread(tmp_path: Path) -> No
     write(tmp_path, rows_of(none=(0.5,)))
     table = make_report(tmp_path, f"  a: {{title: T, question: Q, {GROUPS}, columns: [miou_any]}}\n").table("a")
     assert table.notes[0] == "One run each, seed 0: nothing is known of the spread over seeds."
+
+
+def test_rows_of_as_many_but_other_seeds_are_told(tmp_path: Path) -> None:
+    rows = rows_of(none=(0.5, 0.6), SIM=(0.5, 0.6))
+    rows[3] |= {"seed": "7"}
+    write(tmp_path, rows)
+    table = make_report(tmp_path, f"  a: {{title: T, question: Q, {GROUPS}, columns: [miou_any]}}\n").table("a")
+    assert "over 2 seeds each, not the same ones; bold" in table.notes[0]
+
+
+def test_columns_that_wait_for_a_row_are_left_out_until_it_is_measured(tmp_path: Path) -> None:
+    rows = write_ablation("components", tmp_path)
+    tuned = "SIM, CS, tuned CLIP"
+    report = Report(layout=load_layout(LAYOUT), folder=tmp_path)
+    assert {"published", "difference 0"} <= {column.key for column in report.table("components").columns}
+    for absent, lost in ((tuned, {"published"}), ("neither", {"difference 0", "difference 1"})):
+        write_rows(tmp_path / "components.csv", [row for row in rows if row["variant"] != absent])
+        table = report.table("components")
+        assert {"published", "difference 0", "difference 1"} - {column.key for column in table.columns} == lost
+        assert f"Not measured yet: {absent}." in table.notes
 
 
 def test_mistakes_name_the_table(tmp_path: Path) -> None:
