@@ -109,8 +109,8 @@ def _draw_differences(
         for column, (name, layout) in enumerate(metrics):
             cell = baseline.spread(name) if own else cells[row][column]
             text = cell_text(Column(key=name, title="", kind=layout.kind, digits=layout.digits, signed=not own), cell)
-            red, green, blue, _ = image.cmap(image.norm(shares[row, column]))
-            colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < _DARK else INK
+            red, green, blue, opacity = image.cmap(image.norm(shares[row, column]))  # transparent without a value
+            colour = "white" if opacity and 0.3 * red + 0.6 * green + 0.1 * blue < _DARK else INK
             style = "italic" if own else "normal"
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour, style=style)
     axes.set_xticks(range(len(metrics)), [layout.title for _, layout in metrics])

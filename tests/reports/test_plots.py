@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from scan_lightning.reports.drawing import make_figure, read_drawing, source_of
-from scan_lightning.reports.figures import COLOURS, drawing_style, read_source, save_figure
+from scan_lightning.reports.figures import COLOURS, INK, drawing_style, read_source, save_figure
 from scan_lightning.reports.layer_map import layers_of
 from scan_lightning.reports.layout import load_layout
 from scan_lightning.reports.report import Report
@@ -121,6 +121,20 @@ def test_layers_colour_better_purple_also_where_less_is_better(tmp_path: Path) -
     _, differences = draw("cs_layers", Report(layout=load_layout(LAYOUT), folder=tmp_path)).axes
     (image,) = differences.images
     assert np.allclose(image.get_array(), [[0, 0], [1, 1], [-1, -1]])
+
+
+def test_layers_show_a_dash_where_no_seed_is_shared(tmp_path: Path) -> None:
+    key = "model.init_args.inference.replace_layers"
+    made = [
+        make_row("q", seed, {key: layers}, name, miou_any=0.5 + seed / 100, miou_seen=0.5, miou_unseen=0.5)
+        for name, layers, seeds in (("none", [], (0, 1)), ("other", [1], (1, 2)), ("late", [2], (3,)))
+        for seed in seeds
+    ]
+    write_rows(tmp_path / "cs_layers.csv", made)
+    _, differences = draw("cs_layers", Report(layout=load_layout(LAYOUT), folder=tmp_path)).axes
+    dashes = [text for text in differences.texts if text.get_text() == "-"]
+    assert len(dashes) == 3
+    assert {text.get_color() for text in dashes} == {INK}
 
 
 def test_layers_need_a_list_of_layers(report: Report) -> None:
