@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scan_lightning.data.run_lengths import decode_mask, encode_mask
+from scan_lightning.data.vocabulary import read_json, write_json
 from scan_lightning.files import write_whole
 from scan_lightning.types import Vocabulary
 
@@ -116,12 +117,12 @@ class PairIndexWriter:
         if begun is None and any(folder.iterdir()):
             raise ValueError(f"{folder}: expected an empty folder or an index of pairs, found other files")
         if begun is not None:
-            found = _read_json(begun)
+            found = read_json(begun)
             if {key: found.get(key) for key in self._plan} != json.loads(json.dumps(self._plan)):
                 raise ValueError(f"{folder}: holds pairs that were made from something else, see {begun.name}")
         self.complete = (folder / INDEX_NAME).is_file()
         if begun is None:
-            write_whole(folder / PLAN_NAME, _json_bytes(self._plan))
+            write_json(self._plan, folder / PLAN_NAME)
 
     def missing(self) -> list[int]:
         """List the parts that are yet to be written."""
@@ -170,7 +171,7 @@ class PairIndexWriter:
             raise ValueError(f"{self.folder}: expected at least one pair, found none")
         words = None if vocabulary is None else {"names": vocabulary.names, "synonyms": vocabulary.synonyms}
         content = self._plan | {"pairs": pairs, "images_beside": images_beside, "vocabulary": words}
-        write_whole(self.folder / INDEX_NAME, _json_bytes(content))
+        write_json(content, self.folder / INDEX_NAME)
         (self.folder / PLAN_NAME).unlink(missing_ok=True)
         self.complete = True
         return PairIndex(self.folder)
@@ -232,7 +233,7 @@ class PairIndex:
             raise ValueError(f"{folder}: this index of pairs is unfinished, run the command that makes it again")
         if not (folder / INDEX_NAME).is_file():
             raise FileNotFoundError(f"{folder}: expected an index of pairs with {INDEX_NAME}, found none")
-        content = _read_json(folder / INDEX_NAME)
+        content = read_json(folder / INDEX_NAME)
         if content.get("format") != FORMAT:
             raise ValueError(f"{folder / INDEX_NAME}: expected format {FORMAT}, got {content.get('format')!r}")
         self.folder = folder
@@ -281,18 +282,3 @@ def _vocabulary(content: Mapping[str, Any] | None) -> Vocabulary | None:
         return None
     synonyms = tuple(tuple(words) for words in content["synonyms"])
     return Vocabulary(names=tuple(content["names"]), synonyms=synonyms)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read an object of JSON, with an error that names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, expected JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _json_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

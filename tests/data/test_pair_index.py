@@ -90,7 +90,7 @@ def test_damaged_indices_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="part-000001"):
         PairIndex(tmp_path / "index")
     (tmp_path / "index" / INDEX_NAME).write_text("{")
-    with pytest.raises(ValueError, match="damaged, expected JSON"):
+    with pytest.raises(ValueError, match=r"index\.json: expected valid JSON"):
         PairIndex(tmp_path / "index")
     (tmp_path / "index" / INDEX_NAME).write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="expected format 1, got 99"):
