@@ -66,13 +66,14 @@ class RegionCutter:
         size = (clip.image_size, clip.image_size)
         crops, region_masks = cut_regions(pixels, masks, boxes, size=size)
         x1, y1, x2, y2 = boxes.unbind(1)
+        areas = (x2 - x1) * (y2 - y1)
         resize = nearest_resize if self.whole_image_resize == "nearest" else bicubic_resize
         whole = normalize_and_pad(image[None], [(image.shape[1], image.shape[2])], mean=clip.mean, std=clip.std)
         _, tokens = run_visual(clip.clip.visual, resize(whole, clip.image_size), record=True)
         return ImageRegions(
             image_id=image_id,
             labels=classes,
-            background=1 - masks.flatten(1).sum(1) / ((x2 - x1) * (y2 - y1)),
+            background=(areas - masks.flatten(1).sum(1)) / areas,  # 1 - share is rounded below the edge of a bin
             boxes=cut_regions(pixels, torch.ones_like(masks), boxes, size=size)[0],
             crops=crops,
             foreground=foreground_tokens(region_masks, clip.patch_size),

@@ -61,6 +61,16 @@ def test_cut_measures_background_in_the_image(regions: ImageRegions) -> None:
     assert regions.tokens[0].shape == (17, 48)
 
 
+def test_a_share_on_the_edge_of_a_bin_belongs_to_it(clip: FrozenClip, image_of: Any) -> None:
+    labels = torch.full((40, 50), IGNORE_INDEX)
+    labels[5:15, 5:15] = 1
+    labels[5:9, 5:10] = IGNORE_INDEX  # 20 of 100 pixels
+    found = RegionCutter().cut(clip, image_of(0, 40, 50), labels, image_id="a")
+    assert found is not None
+    bins = score_by_background(scores([1], [1], found.background.tolist()), [True, True])
+    assert [one.background for one in bins if one.regions] == ["all", "0.2-0.4"]
+
+
 def test_cut_boxes_keep_what_crops_lose(regions: ImageRegions) -> None:
     background = regions.crops[1].abs().sum(0) == 0
     assert background.float().mean() > 0.2
