@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from scan_lightning.callbacks.record import file_hash
-from scan_lightning.commands.console import files_progress, output_console, print_line
+from scan_lightning.commands.console import at_least_one, files_progress, output_console, print_line
 from scan_lightning.data.benchmarks import load_benchmark
 from scan_lightning.data.caption_words import CaptionedImage, NounFinder, read_captions
 from scan_lightning.data.images import read_image
@@ -75,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--shortest-side", type=int, default=640, metavar="N", help="the segmenter sees images at this size (640)")
     add("--max-size", type=int, default=2560, metavar="N", help="but no longer than this (2560)")
-    add("--limit", type=int, metavar="N", help="only the first N images with captions")
+    add("--limit", type=at_least_one, metavar="N", help="only the first N images with captions")
     add("--images-per-part", type=int, default=100, metavar="N", help="images per file of the index (100)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
 

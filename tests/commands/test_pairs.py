@@ -121,6 +121,9 @@ def test_captions_match_proposals_and_nouns(
     assert all(pair.text in {"0": ("dog", "grass"), "2": ("bench", "dog")}[pair.image_id] for pair in pairs)
     assert all(pair.mask.shape == (40, 56) and pair.source == "proposal" and -1 <= pair.score < 1 for pair in pairs)
     assert index.vocabulary is None
+    for limit in ("0", "-1"):
+        with pytest.raises(SystemExit, match="2"):
+            main([*call, "--limit", limit])
 
 
 def test_names_of_all_benchmarks_are_known_nouns() -> None:
