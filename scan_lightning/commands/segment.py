@@ -119,13 +119,15 @@ def _run(options: argparse.Namespace) -> int:
     if vocabulary.num_classes > MAX_CLASSES:
         raise ValueError(f"words: expected at most {MAX_CLASSES} classes, got {vocabulary.num_classes}")
     EvaluationTransform(min_size=options.shortest_side, max_size=options.max_size)  # raises on a bad length
-    InferenceSettings(**_given(options))  # raises on a bad value before anything is read
+    given = _given(options)
+    # raises on a bad value before anything is read; whether a stride has its window, the weights may tell
+    InferenceSettings(**{name: value for name, value in given.items() if name != "stride" or "window" in given})
     device = _device(options.device)
     images = find_images(options.images)
     stems = output_stems(images)
     check_output(options.output, options.images, images, stems)
     scan = load_scan(options.weights).to(device)
-    settings = replace(recommended_settings(options.weights), **_given(options))
+    settings = replace(recommended_settings(options.weights), **given)
     settings = _fit_layers(settings, scan, given=options.replace_layers is not None)
     task = _Task(
         scan=scan,

@@ -303,6 +303,13 @@ def test_segment_wrong_setting_is_one_line(image: Path, call: Call, option: str,
     assert not call.output.exists()
 
 
+def test_segment_stride_fits_the_window_that_the_weights_recommend(tmp_path: Path, image: Path, call: Call) -> None:
+    weights = save_tiny_scan(tmp_path / "windows", layers=6)
+    save_scan(load_scan(weights), tmp_path / "other", settings=InferenceSettings(window=48))
+    assert call(image, weights=tmp_path / "other", options=["--stride=40"]) == 0
+    assert [call.record("a")["settings"][name] for name in ("window", "stride")] == [48, 40]
+
+
 def test_segment_default_layers_are_those_of_the_tower(tmp_path: Path, image: Path, call: Call) -> None:
     weights = save_tiny_scan(tmp_path / "shallow", layers=2)
     assert call(image, weights=weights) == 0
