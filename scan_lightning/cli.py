@@ -40,7 +40,7 @@ from scan_lightning.commands import (
     table,
     verify,
 )
-from scan_lightning.models.clip import DAMAGE
+from scan_lightning.models.clip_weights import DAMAGE
 from scan_lightning.sweeps.process import REPORT_VARIABLE
 
 Command = Callable[[Sequence[str]], int]

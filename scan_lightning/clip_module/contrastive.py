@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from scan_lightning.clip_module.zero_shot import ZeroShotModule
 from scan_lightning.data.region_text import CROP_KINDS
 from scan_lightning.losses.contrastive import contrastive_loss
-from scan_lightning.models.clip import CLIP_MEAN, CLIP_STD, build_open_clip, load_clip_weights
+from scan_lightning.models.clip import CLIP_MEAN, CLIP_STD, build_open_clip
 from scan_lightning.models.clip_tokenizer import build_tokenizer
+from scan_lightning.models.clip_weights import load_clip_weights
 from scan_lightning.models.prompts import TemplateSet
 from scan_lightning.types import RegionTextBatch
 

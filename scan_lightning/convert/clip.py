@@ -22,6 +22,7 @@ from scan_lightning.convert.files import TensorFile, read_tensors
 from scan_lightning.convert.output import save_checkpoint, save_tensors
 from scan_lightning.convert.report import Conversion, IncompleteCheckpointError, summarize
 from scan_lightning.models.clip import CLIP_MEAN, CLIP_STD, CONFIG_NAME
+from scan_lightning.models.clip_weights import clip_weight_files
 from scan_lightning.models.pretrained import WEIGHTS_NAME, check_state
 
 RELEASED_NAME = "released.safetensors"
@@ -155,19 +156,6 @@ def read_clip_folder(folder: Path) -> ClipWeights:
     extra = folder / RELEASED_NAME
     kept = read_tensors(extra).tensors if extra.is_file() else found.kept
     return replace(found, prefix=prefix or found.prefix, kept=kept)
-
-
-def clip_weight_files(folder: Path) -> list[Path]:
-    """List a CLIP folder's weights, those that are read first.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        safetensors before other files, open_clip's before others, as `load_open_clip` chooses.
-    """
-    files = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
-    return sorted(files, key=lambda file: not file.name.startswith("open_clip"))
 
 
 def clip_to_folder(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scan_lightning.convert.pickles import PickledArray, RefusedPickleError, load_arrays, no_bytes
 from scan_lightning.convert.torchscript import archive_root, load_torchscript
-from scan_lightning.models.clip import DAMAGE
+from scan_lightning.models.clip_weights import DAMAGE
 
 Archive = Literal["safetensors", "PyTorch file", "TorchScript archive", "pickle of arrays"]
 

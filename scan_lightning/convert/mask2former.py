@@ -28,7 +28,7 @@ from scan_lightning.convert.network import unused_tensors
 from scan_lightning.convert.output import save_checkpoint, save_tensors
 from scan_lightning.convert.report import Conversion, IncompleteCheckpointError, summarize
 from scan_lightning.convert.scan_release import NO_OBJECT_WEIGHT, swin_buffers
-from scan_lightning.models.clip import DAMAGE
+from scan_lightning.models.clip_weights import DAMAGE
 from scan_lightning.models.pretrained import check_state
 from scan_lightning.models.segmenter import SegmenterConfig
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scan_lightning.convert.architecture import TRAINING_CLASSES, relative_position_index
-from scan_lightning.convert.clip import RELEASED_NAME, ClipWeights, clip_weight_files, read_clip_folder
+from scan_lightning.convert.clip import RELEASED_NAME, ClipWeights, read_clip_folder
 from scan_lightning.convert.clip_architecture import architecture_from_shapes
 from scan_lightning.convert.files import read_tensors
 from scan_lightning.convert.network import empty_scan
@@ -26,6 +26,7 @@ from scan_lightning.models.clip import (
     ClipConfig,
     load_open_clip,
 )
+from scan_lightning.models.clip_weights import clip_weight_files
 from scan_lightning.models.plain import tensor_hash
 from scan_lightning.models.pretrained import (
     CONFIG_NAME,

@@ -6,9 +6,6 @@ The visual tower is reached through forward hooks on its blocks, so any open_cli
 from __future__ import annotations
 
 import json
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -18,9 +15,10 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from scan_lightning.models.clip_weights import clip_weight_files, load_clip_weights
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 TokenEdit = Callable[[int, Tensor], Tensor]
@@ -33,8 +31,6 @@ CLIP_MEAN: tuple[float, ...] = open_clip.OPENAI_DATASET_MEAN
 CLIP_STD: tuple[float, ...] = open_clip.OPENAI_DATASET_STD
 """Standard deviation of CLIP's training images, RGB 0 to 1 (Radford et al., 2021)."""
 CONFIG_NAME = "open_clip_config.json"
-DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
-"""What reading a file of tensors raises about bytes that are none, beside `pickle.UnpicklingError`."""
 
 SHIPPED_MODEL = "tiny"
 SHIPPED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny_clip"
@@ -128,7 +124,7 @@ def _load_folder(folder: Path, weights: str | None) -> tuple[open_clip.CLIP, Tok
             open_clip.set_model_preprocess_cfg(clip, preprocess)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected an open_clip configuration with a 'model_cfg': {error}") from error
-    files = _weight_files(folder)
+    files = clip_weight_files(folder)
     if weights is None and not files:
         raise FileNotFoundError(
             f"clip model: {folder} has no weights beside its configuration (*.safetensors, *.bin, *.pt)"
@@ -136,31 +132,6 @@ def _load_folder(folder: Path, weights: str | None) -> tuple[open_clip.CLIP, Tok
     load_clip_weights(clip, Path(weights) if weights is not None else files[0])
     context = int(model_cfg.get("text_cfg", {}).get("context_length", 77))
     return clip.float().eval(), open_clip.SimpleTokenizer(context_length=context)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """List a folder's weights: safetensors first, and first those of open_clip, beside which hubs keep another form."""
-    files = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
-    return sorted(files, key=lambda file: not file.name.startswith("open_clip"))
-
-
-def load_clip_weights(clip: open_clip.CLIP, path: Path) -> None:
-    """Load a file of CLIP weights in place; pickled code is refused, never run.
-
-    Args:
-        clip: The model to fill.
-        path: A .safetensors file, or a PyTorch file that holds tensors only; OpenAI's and open_clip's key names.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds anything but tensors, or does not fit the model.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"clip weights: no file {path}")
-    try:
-        open_clip.load_checkpoint(clip, str(path), weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, *DAMAGE) as error:
-        raise ValueError(f"{path}: damaged, not plain tensors, or of another CLIP: {error}") from error
 
 
 def _require_vision_transformer(clip: Any) -> None:
@@ -230,7 +201,7 @@ class FrozenClip(nn.Module):
         if config.shifted_weights is not None:
             tuned = deepcopy(clip)
             path = Path(config.shifted_weights)
-            load_clip_weights(tuned, next(iter(_weight_files(path)), path) if path.is_dir() else path)
+            load_clip_weights(tuned, next(iter(clip_weight_files(path)), path) if path.is_dir() else path)
             shifted = tuned.visual
         return cls(clip=clip, tokenizer=tokenizer, shifted_visual=shifted)
 

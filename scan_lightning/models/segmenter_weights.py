@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Mask2FormerModel
 from transformers.models.swin.modeling_swin import SwinBackbone
 
-from scan_lightning.models.clip import DAMAGE
+from scan_lightning.models.clip_weights import DAMAGE
 
 State = dict[str, Tensor]
 

@@ -15,10 +15,10 @@ from scan_lightning.models.clip import (
     ClipConfig,
     FrozenClip,
     build_open_clip,
-    load_clip_weights,
     load_open_clip,
     run_visual,
 )
+from scan_lightning.models.clip_weights import load_clip_weights
 
 CONFIG = "open_clip_config.json"
 
