@@ -11,6 +11,8 @@ from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from scan_lightning.sweeps.studies import PLACE
+
 
 class BandPruner(BasePruner):  # type: ignore[misc]
     """Stop a trial that is not among the best 1 / eta of those that have come as far.
@@ -67,7 +69,9 @@ class BandPruner(BasePruner):  # type: ignore[misc]
             band = candidate
         if band is None:
             return False
-        others = (other.intermediate_values.get(band, math.nan) for other in study.get_trials(deepcopy=False))
+        # A trial that is done again counts once, by its last attempt.
+        attempts = {one.user_attrs.get(PLACE, one.number): one for one in study.get_trials(deepcopy=False)}
+        others = (other.intermediate_values.get(band, math.nan) for other in attempts.values())
         reached = sorted(sign * value for value in others if math.isfinite(value))
         if not reached:
             return False

@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from scan_lightning.sweeps.pruning import BandPruner
+from scan_lightning.sweeps.studies import PLACE
 
 
 def study_of(direction: str, *histories: list[float]) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
@@ -54,6 +55,14 @@ def test_strict_looks_at_the_value_at_the_band_and_not_at_the_best_one() -> None
     study, trials = study_of("minimize", *histories, [2.0, 2.0])
     assert [lenient.prune(study, trial) for trial in trials] == [False, False, False, True, False]
     assert [strict.prune(study, trial) for trial in trials] == [True, False, False, True, False]
+
+
+def test_trial_that_is_done_again_counts_once() -> None:
+    study, trials = study_of("minimize", [1, 1], [1, 1], [1, 1], [2, 2], [3, 3])
+    for trial, place in zip(trials, (0, 0, 0, 1, 2), strict=True):
+        study._storage.set_trial_user_attr(trial._trial_id, PLACE, place)
+    pruner = BandPruner(rule={"min_iter": 1, "eta": 2})
+    assert pruner.prune(study, trials[3]) is False, "threshold 2 of 1 2 3, where 1 1 1 2 3 has 1"
 
 
 def test_nothing_stops_before_the_first_band_or_without_values() -> None:
