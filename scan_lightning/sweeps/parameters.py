@@ -17,6 +17,8 @@ _NORMAL = frozenset({"mu", "sigma"})
 _BETA = frozenset({"a", "b"})
 _Q = frozenset({"q"})
 _NONE: frozenset[str] = frozenset()
+_EXPONENTS = ("log_uniform", "q_log_uniform", "inv_log_uniform")
+_LARGEST_EXPONENT = 700  # e to the power of 710 is no float
 
 # Distribution -> the keys that it needs, and those that it may have (W&B's schema of a sweep file).
 DISTRIBUTIONS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -173,6 +175,11 @@ def _check_bounds(parameter: Parameter, distribution: str, where: str) -> None:
         raise ValueError(f"{where}: int_uniform needs whole numbers, got min {low!r} and max {high!r}")
     if low >= high:
         raise ValueError(f"{where}: expected min below max, got min {low!r} and max {high!r}")
+    if distribution in _EXPONENTS and max(abs(low), abs(high)) > _LARGEST_EXPONENT:
+        raise ValueError(
+            f"{where}: the bounds of {distribution} are exponents of e, got min {low!r} and max {high!r}; "
+            f"{distribution}_values takes the values themselves"
+        )
     if distribution.endswith("_values") and low <= 0:
         raise ValueError(f"{where}.min: {distribution} needs a number above 0, got {low!r}")
 

@@ -126,6 +126,11 @@ def test_metric_target_is_reached_in_the_direction_of_the_goal() -> None:
         ),
         (
             SEARCH,
+            {"parameters": {"a": {"min": 16, "max": 1024, "distribution": "log_uniform"}}},
+            r"parameters\.a: the bounds of log_uniform are exponents of e, got min 16 .* log_uniform_values takes the",
+        ),
+        (
+            SEARCH,
             {"parameters": {"a": {"distribution": "normal", "sigma": 0}}},
             r"parameters\.a\.sigma: expected a number above 0, got 0",
         ),
