@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -46,7 +47,7 @@ class Storage:
         self._backend = self._url.get_backend_name()
         if self._backend not in ("sqlite", "postgresql", "mysql", "mariadb"):
             raise ValueError(f"storage: expected sqlite, postgresql, mysql or mariadb, got {self._backend}")
-        options = {}
+        options: dict[str, Any] = {"pool_pre_ping": True}  # a server may have been restarted since the last use
         if self._backend == "sqlite":
             if not self._url.database or self._url.database == ":memory:":
                 raise ValueError(f"storage: expected a file, since workers share it, got {url!r}")
@@ -84,16 +85,23 @@ class Storage:
         engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool)
         with engine.begin() as connection:
             if self._backend == "postgresql":
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+                connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_PATIENCE}s'"))
+                try:
+                    connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+                except sqlalchemy.exc.OperationalError as error:
+                    raise self._waited() from error
                 yield
                 return
             parameters = {"name": _LOCK_NAME, "patience": _LOCK_PATIENCE}
             if connection.execute(sqlalchemy.text("SELECT GET_LOCK(:name, :patience)"), parameters).scalar() != 1:
-                raise TimeoutError(f"{self}: another worker has held the lock for {_LOCK_PATIENCE} seconds")
+                raise self._waited()
             try:
                 yield
             finally:
                 connection.execute(sqlalchemy.text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
+
+    def _waited(self) -> TimeoutError:
+        return TimeoutError(f"{self}: another worker has held the lock for {_LOCK_PATIENCE} seconds")
 
     def study_names(self) -> list[str]:
         """List all studies.

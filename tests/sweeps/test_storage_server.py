@@ -61,6 +61,19 @@ def test_workers_of_a_server_fill_once_take_once_and_bring_back(tmp_path: Path) 
     assert not queues[0].finish(lost, "complete", 1.0)
 
 
+def test_lock_of_a_worker_that_stands_still_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    storages = [Storage(url=URL, heartbeat=15) for _ in range(2)]
+    monkeypatch.setattr("scan_lightning.sweeps.storage._LOCK_PATIENCE", 1)
+    with (
+        storages[0].lock(),
+        pytest.raises(TimeoutError, match="another worker has held the lock for 1 seconds"),
+        storages[1].lock(),
+    ):
+        pass
+    with storages[1].lock():
+        pass
+
+
 def test_password_is_not_shown() -> None:
     url = sqlalchemy.make_url(URL).set(password="secret")  # noqa: S106
     storage = Storage(url=url.render_as_string(hide_password=False), heartbeat=15)
