@@ -11,6 +11,10 @@ from pathlib import Path
 
 REPORT_VARIABLE = "SCAN_LIGHTNING_REPORT"
 """Environment variable of a trial with the file that it reports to. Any program can write to it."""
+METRIC_VARIABLE = "SCAN_LIGHTNING_METRIC"
+"""Environment variable of a trial with the name of the metric that its sweep looks for."""
+# What tells a task of SLURM's srun which of several it is. Workers may be such tasks; a trial is a run by itself.
+_TASK_VARIABLES = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 _GUARD = Path(__file__).with_name("guard.py")
 
 
@@ -114,16 +118,22 @@ class Report:
         return [(len(self._steps) - 1, self.last)]
 
 
-def trial_environment(*, report: Path, group: str) -> dict[str, str]:
+def trial_environment(*, report: Path, group: str, metric: str | None = None) -> dict[str, str]:
     """Make the environment of a trial.
 
     Args:
         report: File that the trial reports to.
         group: Name under which W&B puts a sweep's runs together.
+        metric: Name of the metric that is looked for; None where there is none.
 
     Returns:
-        That of this process, with this installation's programs found first, and W&B offline unless it says otherwise.
+        That of this process, with this installation's programs found first, and W&B offline unless it says otherwise;
+        of a task that srun has started, without its number.
     """
     environment = {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": group, **os.environ, REPORT_VARIABLE: str(report)}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    if metric is not None:
+        environment[METRIC_VARIABLE] = metric
+    if "SLURM_STEP_ID" in environment:
+        environment = {name: value for name, value in environment.items() if name not in _TASK_VARIABLES}
     return environment

@@ -7,15 +7,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from sqlalchemy.exc import SQLAlchemyError
 
 from scan_lightning.sweeps.expansion import expand_command
 from scan_lightning.sweeps.process import Report, TrialProcess, trial_environment
+from scan_lightning.sweeps.storage import MISSED_BEATS
 from scan_lightning.sweeps.studies import Claim
 from scan_lightning.sweeps.trial_queue import TrialQueue
 
+Answer = TypeVar("Answer")
 _POLL = 0.2
 """Seconds between two looks at a trial."""
 _SIGNAL_LAG = 2.0  # a signal to a whole job may reach the trial before it reaches the worker
@@ -74,14 +79,24 @@ class Worker:
         While others are at the last trials it waits, since one of them may die.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        while not self._stop.is_set() and self._queue.reached is None:
-            claim = self._queue.next()
+        while not self._stop.is_set() and self._patiently(lambda: self._queue.reached) is None:
+            claim = self._patiently(self._queue.next)
             if claim is not None:
                 self._do(claim)
-            elif not self._queue.is_running:
+            elif not self._patiently(lambda: self._queue.is_running):
                 return
             else:
                 self._stop.wait(self._queue.storage.heartbeat)
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask the database; one that is away no longer than signs of life may be missed costs no trial."""
+        end = time.monotonic() + MISSED_BEATS * self._queue.storage.heartbeat
+        while True:
+            try:
+                return ask()
+            except (StorageInternalError, SQLAlchemyError):
+                if time.monotonic() > end or self._stop.wait(_POLL):
+                    raise
 
     def _do(self, claim: Claim) -> None:
         """Run a trial, record how it ended, and tell."""
@@ -96,8 +111,10 @@ class Worker:
             raise
         if outcome.state == "back":
             self._queue.put_back(claim)
-        elif outcome.state != "taken" and not self._queue.finish(claim, outcome.state, outcome.value, outcome.failure):
-            outcome = Outcome(state="taken")
+        elif outcome.state != "taken":
+            finish = partial(self._queue.finish, claim, outcome.state, outcome.value, outcome.failure)
+            if not self._patiently(finish):
+                outcome = Outcome(state="taken")
         metric = self._queue.sweep.metric
         if outcome.state == "complete" and outcome.value is not None and metric and metric.reached(outcome.value):
             self._queue.reach(claim)
@@ -112,12 +129,13 @@ class Worker:
         if not claim.resumed:
             path.unlink(missing_ok=True)
         metric = self._queue.sweep.metric
-        report = Report(path=path, metric=None if metric is None else metric.name)
+        wanted = None if metric is None else metric.name
+        report = Report(path=path, metric=wanted)
         command = expand_command(self._queue.sweep, claim.values, arguments_file=self._folder / f"{name}.json")
         process = TrialProcess(
             command=command,
             log=self._folder / f"{name}.log",
-            environment=trial_environment(report=path, group=self._queue.name),
+            environment=trial_environment(report=path, group=self._queue.name, metric=wanted),
             grace=self._grace,
         )
         try:
@@ -138,7 +156,7 @@ class Worker:
                 return Outcome(state="pruned", value=report.last)
             if time.monotonic() - beat >= self._queue.storage.heartbeat:
                 beat = time.monotonic()
-                if not self._queue.beat(claim):
+                if not self._patiently(partial(self._queue.beat, claim)):
                     return Outcome(state="taken")
         self._is_hopeless(claim, report)
         if status > _BY_SIGNAL and self._stop.wait(_SIGNAL_LAG):
@@ -149,8 +167,8 @@ class Worker:
         """Pass on new values; tell whether the pruner gives the trial up."""
         new = [(step, value) for step, value in report.new_values() if step not in claim.known]
         for step, value in new:
-            claim.trial.report(value, step)
-        return bool(new) and claim.trial.should_prune()
+            self._patiently(partial(claim.trial.report, value, step))
+        return bool(new) and self._patiently(claim.trial.should_prune)
 
     def _ended(self, status: int, report: Report) -> Outcome:
         """Judge a trial that has ended by itself."""

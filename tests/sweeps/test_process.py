@@ -151,6 +151,25 @@ def test_report_that_cannot_be_read_says_what_is_expected(tmp_path: Path, line: 
         Report(path=tmp_path / "report.jsonl", metric="a").new_values()
 
 
+def test_trial_of_a_task_of_srun_is_a_run_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would take the number of the worker's task for its own rank, and wait for the other workers."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    assert trial_environment(report=Path("/r"), group="toy-1")["SLURM_NTASKS"] == "4", "srun in a command counts by it"
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    environment = trial_environment(report=Path("/r"), group="toy-1")
+    assert environment["SLURM_JOB_ID"] == "7"
+    assert not environment.keys() & {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"}
+
+
+def test_environment_names_the_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCAN_LIGHTNING_METRIC", raising=False)
+    environment = trial_environment(report=Path("/r"), group="toy-1", metric="val/miou_any")
+    assert environment["SCAN_LIGHTNING_METRIC"] == "val/miou_any"
+    assert "SCAN_LIGHTNING_METRIC" not in trial_environment(report=Path("/r"), group="toy-1")
+
+
 def test_environment_is_offline_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("PATH", "/somewhere")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from scan_lightning.sweeps.studies import Claim
 from scan_lightning.sweeps.trial_queue import TrialQueue
@@ -124,6 +125,30 @@ def test_interrupted_trial_is_left_and_done_later_once(work: Callable[..., Any],
     assert {place: (outcome.state, outcome.value) for place, outcome in outcomes.items()} == {1: ("complete", 12.0)}
     assert [row["x"] for row in lines(tmp_path / "rows.txt")] == ["1", "2"]
     assert len((tmp_path / "trials" / "0001.jsonl").read_text().splitlines()) == reported + 6
+
+
+def test_database_that_is_away_for_a_moment_costs_no_trial(
+    work: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away: list[str] = []
+
+    def fail_once(name: str) -> Callable[..., Any]:
+        ask = getattr(TrialQueue, name)
+
+        def asked(*arguments: Any) -> Any:
+            if name not in away:
+                away.append(name)
+                raise StorageInternalError("the server is restarted")
+            return ask(*arguments)
+
+        return asked
+
+    for name in ("next", "beat", "finish"):
+        monkeypatch.setattr(TrialQueue, name, fail_once(name))
+    outcomes = work(parameters={"x": {"values": [1]}, "seconds": {"value": 0.8}, "steps": {"value": 2}})
+    assert sorted(away) == ["beat", "finish", "next"]
+    assert [(outcome.state, outcome.value) for outcome in outcomes.values()] == [("complete", 2.0)]
+    assert len(lines(tmp_path / "starts.txt")) == 1
 
 
 def test_file_of_arguments_lies_beside_the_log(work: Callable[..., Any], tmp_path: Path) -> None:
