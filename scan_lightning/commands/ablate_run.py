@@ -158,8 +158,13 @@ def outdated(rows: Sequence[StoredRow], runs: Sequence[AblationRun]) -> list[Sto
     Returns:
         Those rows.
     """
-    keys = {(run.combination, run.seed): run.key for run in runs}
-    return [row for row in rows if keys.get((combination_of(row), row["seed"]), row["key"]) != row["key"]]
+    keys = {(run.combination, run.seed): run.key for run in runs}  # a file without seeds has that of its recipe
+
+    def key_of(row: StoredRow) -> str:
+        combination = combination_of(row)
+        return keys.get((combination, row["seed"])) or keys.get((combination, "")) or row["key"]
+
+    return [row for row in rows if key_of(row) != row["key"]]
 
 
 def _run_separately(arguments: Sequence[str]) -> None:

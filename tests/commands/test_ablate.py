@@ -20,7 +20,8 @@ from commands.ablated import (
 )
 from scan_lightning.cli import COMMANDS
 from scan_lightning.commands import ablate_run
-from scan_lightning.commands.ablate_plan import run_arguments
+from scan_lightning.commands.ablate_plan import plan_ablation, run_arguments
+from scan_lightning.commands.ablate_run import outdated
 
 RATIO = "model__ratio"
 SEEDS = [0, 1, 2]
@@ -188,6 +189,16 @@ def test_changed_configuration_is_not_mixed_with_old_rows(
     assert content() == before
     assert ablate("--replace", "--only", "0.1") == 0
     assert [row["key"] in before.decode() for row in rows()] == [True] * 3 + [False] * 3 + [True] * 3
+
+
+def test_rows_of_a_file_without_seeds_are_outdated_whatever_seed_the_recipe_has() -> None:
+    write_ablation(**{RATIO: [0.3]})
+    (run,) = plan_ablation(
+        FILE, overlay=None, seeds=None, only=None, rows=ROWS, trainings=None, runner=FakeRunner()
+    ).runs
+    row = {"key": run.key, "seed": "5", "variant": "", "parameters": run.combination[1]}
+    assert outdated([row], [run]) == []
+    assert outdated([row | {"key": "another"}], [run]) == [row | {"key": "another"}]
 
 
 def _read_other(arguments: list[str]) -> object:
