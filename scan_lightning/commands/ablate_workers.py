@@ -191,10 +191,11 @@ def _work(connection: Connection, job: Job, logs: Path) -> None:
     for descriptor in (1, 2):  # of processes that this one starts, and of libraries in C
         os.dup2(sys.stdout.fileno(), descriptor)
     try:
-        while (given := connection.recv()) is not None:
-            index, patient = given
-            print(f"--- {job.runs[index].title}")
-            connection.send(job(index, wait=patient))
+        with stop_on_signal():  # a process that this one waits for has to end with it
+            while (given := connection.recv()) is not None:
+                index, patient = given
+                print(f"--- {job.runs[index].title}")
+                connection.send(job(index, wait=patient))
     except (EOFError, BrokenPipeError):
         return
     except Interrupted as interrupted:

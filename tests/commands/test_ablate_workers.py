@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from commands.ablated import ROWS, FakeRunner, ablate, alive, log, rows, summary
 from scan_lightning.commands import ablate_run, ablate_workers
 from scan_lightning.commands.ablate_plan import AblationRun, plan_ablation
 from scan_lightning.commands.ablate_run import Outcome, Status
-from scan_lightning.commands.ablate_workers import _Queue
+from scan_lightning.commands.ablate_workers import _Queue, _work
 
 FORK = multiprocessing.get_context("fork")
 RATIOS = [0.1, 0.2, 0.3]
@@ -131,6 +132,39 @@ def test_terminated_command_ends_its_workers(started: list[ForkProcess]) -> None
     assert not any(alive(number) for number in numbers)
     assert ablate("--workers", 2) == 0
     assert len(rows()) == 9
+
+
+def _wait_as_a_worker(ours: Connection) -> None:
+    """A worker as it is started anew: without the handlers of the process that has started it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    class Waits:
+        runs = planned(model__ratio=[0.1])
+
+        def __call__(self, index: int, *, wait: bool) -> None:
+            Path("begun").touch()
+            try:
+                time.sleep(60)
+            finally:
+                Path("ended").touch()
+
+    _work(ours, Waits(), Path())  # type: ignore[arg-type]
+
+
+def test_worker_that_is_ended_ends_what_it_waits_for(started: list[ForkProcess]) -> None:
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=_wait_as_a_worker, args=(theirs,))
+    started.append(process)
+    process.start()
+    ours.send((0, True))
+    end = time.monotonic() + 60
+    while not Path("begun").is_file():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.terminate()
+    process.join(60)
+    assert Path("ended").is_file()
+    assert process.exitcode == 128 + signal.SIGTERM
 
 
 def planned(**parameters: list[object]) -> tuple[AblationRun, ...]:
