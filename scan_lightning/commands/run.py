@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -21,9 +22,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from scan_lightning.callbacks.record import run_record
 from scan_lightning.commands.run_plan import PROG, ReadRecipe, RunPlan, Training, is_passive, plan_run
 from scan_lightning.files import write_whole
+from scan_lightning.sweeps.process import METRIC_VARIABLE
 
 Launch = Callable[[list[str]], bool]
 """Runs a subcommand of Lightning; tells whether it came to its end and not only to a time limit."""
+_PATIENCE = 600.0  # seconds that the other processes of a run give the first one to write the weights
+
+
+class CutShort(RuntimeError):  # noqa: N818
+    """A training that ended before its bound, as at a time limit."""
 
 
 class Runner:
@@ -65,10 +72,13 @@ class Runner:
             The row that was added, as it stands in the file; empty in all processes but the first.
 
         Raises:
-            RuntimeError: If a training ended before its bound, as at a time limit.
+            CutShort: If a training ended before its bound.
             Exception: Whatever training and test raise.
         """
+        there = plan.training.mark.is_file()
         self.train(plan.training)
+        if there and os.environ.get(METRIC_VARIABLE, "").startswith("val/"):
+            self._validate(plan)
         results = {"path": str(plan.rows), "name": plan.name, "columns": plan.columns, "per_class": False}
         callback = {"class_path": "scan_lightning.callbacks.ResultsCallback", "init_args": results}
         kept, loggers = self._kept(["test", *plan.arguments])
@@ -85,6 +95,22 @@ class Runner:
         )
         return find_row(plan.rows, plan.key) or {}
 
+    def _validate(self, plan: RunPlan) -> None:
+        """Score the validation split for the sweep that asks for it, of a training that does so no more."""
+        training = plan.training
+        kept, loggers = self._kept(["validate", *training.arguments])
+        self.launch(
+            [
+                "validate",
+                *training.arguments,
+                f"--ckpt_path={training.checkpoint}",
+                f"--trainer.callbacks={json.dumps(kept)}",
+                f"--trainer.logger={json.dumps(loggers or False)}",
+                f"--trainer.default_root_dir={training.folder / 'tests' / plan.key[:16]}",
+                "--model.init_args.initial_weights=null",
+            ]
+        )
+
     def train(self, training: Training) -> None:
         """Train, or wait for who is at it, unless it is done already; a training that was cut short goes on.
 
@@ -92,7 +118,8 @@ class Runner:
             training: What to train.
 
         Raises:
-            RuntimeError: If it ended before its bound.
+            CutShort: If it ended before its bound.
+            TimeoutError: If the first of several processes does not come to the end of it.
         """
         first = getattr(rank_zero_only, "rank", 0) == 0
         training.folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +132,13 @@ class Runner:
             if training.start is not None:
                 self.train(training.start)
             if not self.launch(["fit", *training.arguments, *self._places(training)]):
-                raise RuntimeError(f"{training.folder}: the training ended before its bound; run it again to go on")
+                raise CutShort(f"{training.folder}: the training ended before its bound; run it again to go on")
             if first:
                 record = {"key": training.key, "arguments": training.arguments, **run_record({})}
                 del record["config_hash"]
                 write_whole(training.mark, json.dumps(record, indent=1) + "\n")
+            else:
+                _wait_for(training.mark)  # what comes next may start from the weights that the first one still writes
         finally:
             if first:
                 lock.release()
@@ -160,6 +189,15 @@ def _is(part: Any, name: str) -> bool:
     return str(part["class_path"]).rpartition(".")[2] == name
 
 
+def _wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    end = time.monotonic() + _PATIENCE
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {_PATIENCE:.0f} seconds for {path}, which the first process writes")
+        time.sleep(0.1)
+
+
 def find_row(path: Path, key: str) -> dict[str, str] | None:
     """Look up the row of a run.
 
@@ -192,7 +230,7 @@ def main(args: Sequence[str], *, runner: Runner) -> int:
     print(f"{PROG}: training {plan.training.folder}{', which is there' if done else ''}", flush=True)
     try:
         runner.execute(plan)
-    except RuntimeError as error:
+    except CutShort as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     return 0

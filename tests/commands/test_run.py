@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 from scan_lightning import cli
 from scan_lightning.cli import main, read_recipe
-from scan_lightning.commands.run import Runner, find_row
+from scan_lightning.commands import run as run_command
+from scan_lightning.commands.run import CutShort, Runner, find_row
 from scan_lightning.commands.run_plan import RunPlan, plan_run
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -31,6 +33,7 @@ SIM = "model.init_args.network.semantic_integration"
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    monkeypatch.delenv("SCAN_LIGHTNING_METRIC", raising=False)
     monkeypatch.chdir(tmp_path)
     Path("short.yaml").write_text(SHORT, "utf-8")
 
@@ -187,10 +190,55 @@ def test_a_training_that_was_cut_short_is_not_tested(tmp_path: Path, capsys: pyt
 
     runner = Runner(read=read_recipe, launch=launch)
     run = plan_run([QUICKSTART, "--config=short.yaml"], read=read_recipe)
-    with pytest.raises(RuntimeError, match="ended before its bound; run it again to go on"):
+    with pytest.raises(CutShort, match="ended before its bound; run it again to go on"):
         runner.execute(run)
     assert launched == ["fit"]
     assert not run.training.mark.exists()
+    assert run_command.main([QUICKSTART, "--config=short.yaml"], runner=runner) == 1
+    assert "ended before its bound" in capsys.readouterr().err
+
+
+def test_an_error_of_the_training_is_not_taken_for_a_bound() -> None:
+    def launch(arguments: list[str]) -> bool:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_command.main([QUICKSTART, "--config=short.yaml"], runner=Runner(read=read_recipe, launch=launch))
+
+
+@pytest.mark.parametrize(
+    ("metric", "again"), [("val/miou_any", ["validate", "test"]), ("test/miou_any", ["test"]), ("", ["test"])]
+)
+def test_a_sweep_that_looks_at_the_validation_gets_one_of_a_training_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, metric: str, again: list[str]
+) -> None:
+    launched: list[list[str]] = []
+
+    def launch(arguments: list[str]) -> bool:
+        launched.append(arguments)
+        return True
+
+    monkeypatch.setenv("SCAN_LIGHTNING_METRIC", metric)
+    runner, run = Runner(read=read_recipe, launch=launch), plan("--data.init_args.val_size=3")
+    runner.execute(run)
+    assert [arguments[0] for arguments in launched] == ["fit", "test"]
+    runner.execute(run)
+    assert [arguments[0] for arguments in launched[2:]] == again
+    config = read_recipe(launched[2])
+    assert (config.ckpt_path, config.data.init_args.val_size) == (str(run.training.checkpoint), 3)
+
+
+def test_other_processes_wait_for_the_weights_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plan()
+    monkeypatch.setattr(run_command.rank_zero_only, "rank", 1, raising=False)
+    first = threading.Timer(0.5, lambda: run.training.mark.write_text("{}", "utf-8"))
+    runner = Runner(read=read_recipe, launch=lambda arguments: first.start() is None)
+    runner.train(run.training)
+    assert run.training.mark.is_file()
+    run.training.mark.unlink()
+    monkeypatch.setattr(run_command, "_PATIENCE", 0.1)
+    with pytest.raises(TimeoutError, match="which the first process writes"):
+        Runner(read=read_recipe, launch=lambda arguments: True).train(run.training)
 
 
 def test_runner_of_the_command_can_be_sent_to_another_process(base: RunPlan) -> None:
