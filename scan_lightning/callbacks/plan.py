@@ -27,6 +27,7 @@ class Schedule:
         accumulation: Passes whose gradients are added up for one step.
         max_steps: Bound of the optimiser's steps, -1 for none.
         max_epochs: Bound of the epochs, -1 for none; None as Lightning takes it: 1000 without a bound of steps.
+        limit: The Trainer's ``limit_train_batches``: passes of an epoch, or as a float the share of them.
 
     Raises:
         ValueError: If a count is below 1.
@@ -38,6 +39,7 @@ class Schedule:
     accumulation: int = 1
     max_steps: int = -1
     max_epochs: int | None = None
+    limit: int | float = 1.0
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -56,6 +58,7 @@ class Schedule:
         if self.images is None:
             return None
         passes = self.images // self.processes // self.batch
+        passes = min(passes, self.limit) if isinstance(self.limit, int) else int(passes * self.limit)
         return -(-passes // self.accumulation)
 
     @property
@@ -183,4 +186,5 @@ def schedule_of(trainer: Trainer) -> Schedule:
         accumulation=trainer.accumulate_grad_batches,
         max_steps=trainer.max_steps,
         max_epochs=trainer.max_epochs,
+        limit=trainer.limit_train_batches,
     )

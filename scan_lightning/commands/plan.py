@@ -98,7 +98,7 @@ def _plan(config: Any) -> None:
     ):
         console.print(title, table, sep="\n", highlight=False)
     for line in [*schedule.lines(), *remarks, *compute_lines(footprint, schedule, network.segmenter.num_queries)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def network_of(config: Any) -> ScanConfig:
@@ -177,6 +177,7 @@ def schedule_of(config: Any, data: SegmentationDataModule, images: int | None) -
         accumulation=int(trainer.accumulate_grad_batches),
         max_steps=int(trainer.max_steps),
         max_epochs=trainer.max_epochs,
+        limit=1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches,
     )
 
 

@@ -25,6 +25,9 @@ from scan_lightning.module import ScanModule
         ({"images": None, "batch": 2, "max_steps": 7}, 2, 7, None),
         ({"images": None, "batch": 2, "max_epochs": 3}, 2, None, None),
         ({"images": 3, "batch": 4, "max_steps": 7}, 4, 7, None),
+        ({"images": 100, "batch": 5, "max_epochs": 3, "limit": 4}, 5, 12, 3.0),
+        ({"images": 100, "batch": 5, "max_epochs": 3, "limit": 0.26, "accumulation": 2}, 10, 9, 3.0),
+        ({"images": 10, "batch": 5, "max_epochs": 3, "limit": 40}, 5, 6, 3.0),
     ],
 )
 def test_schedule_counts(values: dict[str, Any], effective: int, steps: int | None, epochs: float | None) -> None:
@@ -61,7 +64,12 @@ class Lines(logging.Handler):
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_epochs": 2, "accumulate_grad_batches": 2}, {"max_steps": 3, "max_epochs": -1}]
+    "options",
+    [
+        {"max_epochs": 2, "accumulate_grad_batches": 2},
+        {"max_steps": 3, "max_epochs": -1},
+        {"max_epochs": 2, "limit_train_batches": 2},
+    ],
 )
 def test_fit_says_its_plan_and_what_it_took(
     make_module: Callable[..., ScanModule], tmp_path: Path, options: dict[str, Any]
@@ -81,7 +89,8 @@ def test_fit_says_its_plan_and_what_it_took(
     steps = int(module.trainer.estimated_stepping_batches)
     assert steps == module.trainer.global_step
     assert said[2].startswith(f"plan: {steps} steps, ")
-    assert said[2].endswith(f" epochs of 7 images ({3 // passes + 3 % passes} steps each)")
+    each = min(3, options.get("limit_train_batches", 3))
+    assert said[2].endswith(f" epochs of 7 images ({each // passes + each % passes} steps each)")
     assert said[3].startswith(f"done: {steps} steps in ")
     assert len(said) == 4
 

@@ -36,7 +36,8 @@ def numbers(output: str, name: str) -> list[str]:
 
 def test_plan_tells_parameters_operations_memory_and_steps(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--trainer.devices=2", "--trainer.accumulate_grad_batches=4", "--trainer.num_nodes=3"]
-    assert main(["plan", "-c", str(QUICKSTART), *options]) == 0
+    limited = "--trainer.limit_train_batches=0.5"
+    assert main(["plan", "-c", str(QUICKSTART), *options, limited]) == 0
     captured = capsys.readouterr()
     output = captured.out
     assert captured.err == ""
@@ -50,7 +51,7 @@ def test_plan_tells_parameters_operations_memory_and_steps(capsys: pytest.Captur
     assert numbers(stages, "all")[1] == "100.0"
     assert "a process: 8 images, precision 32-true" in memory
     assert "effective batch 192 = 8 images x 6 processes x 4 accumulated passes" in output
-    assert "900 steps, 42.9 epochs of 4,000 images (21 steps each)" in output
+    assert "900 steps, 81.8 epochs of 4,000 images (11 steps each)" in output
     assert list(Path().iterdir()) == []
 
 
@@ -60,13 +61,14 @@ def test_plan_needs_neither_weights_nor_data(tmp_path: Path, capsys: pytest.Capt
         "--model.init_args.network.segmenter.weights=nowhere/swin.pth",
         "--model.init_args.network.clip.weights=nowhere/clip.pt",
         "--model.init_args.initial_weights=nowhere/scan",
+        "--data.init_args.root=no[where]",
     ]
     assert main(["plan", "-c", str(QUICKSTART), "-c", "coco.yaml", *absent, "--trainer.precision=bf16-mixed"]) == 0
     output = capsys.readouterr().out
     assert "image of 96 x 96 pixels" in output
     assert "3 images, precision bf16-mixed" in output
     assert "epochs of 118,287 images (39,429 steps each)" in output
-    assert "images as published: nothing was found below nowhere" in output
+    assert "images as published: nothing was found below no[where]" in output
 
 
 def test_plan_overlay_and_options_are_in_force(capsys: pytest.CaptureFixture[str]) -> None:
