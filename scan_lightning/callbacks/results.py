@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from scan_lightning.callbacks.record import Row, append_row, file_hash, run_record
@@ -50,7 +52,7 @@ def metric_table(scores: Mapping[str, float], title: str) -> Table:
     Returns:
         The table.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("metric")
     table.add_column("%", justify="right")
     table.add_column("what it is")
@@ -80,7 +82,7 @@ def class_table(per_class: Mapping[str, Tensor], vocabulary: Vocabulary) -> Tabl
                 _percent(values[index].item()) if values.is_floating_point() else f"{values[index]:,}"
                 for values in per_class.values()
             ]
-            table.add_row(vocabulary.names[index] + ("" if vocabulary.seen[index] else " (unseen)"), *cells)
+            table.add_row(Text(vocabulary.names[index] + ("" if vocabulary.seen[index] else " (unseen)")), *cells)
     return table
 
 
@@ -159,7 +161,7 @@ class ResultsCallback(Callback):
             if self.per_class:
                 console.print(class_table(per_class, vocabulary))
             append_row(self.path, row)
-            console.print(f"row added to {self.path}")
+            console.print(f"row added to {self.path}", markup=False)
             self._log(trainer, row, scores)
 
     def _row(self, trainer: Trainer, pl_module: LightningModule, scores: Mapping[str, float], images: int) -> Row:

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.text import Text
+
 from scan_lightning.commands.ablate_plan import Ablation, AblationRun, Runner, plan_ablation
 from scan_lightning.commands.ablate_rows import all_rows, arrange, combination_of, read_rows, rows_path
 from scan_lightning.commands.ablate_run import Job, Outcome, Status, is_row_of, outdated
@@ -165,7 +167,8 @@ def _print_trainings(runs: Sequence[AblationRun]) -> None:
         [("folder", "fold"), ("there", "left"), ("runs", "right"), ("first of them", "fold")],
     )
     for folder, those in users.items():
-        table.add_row(str(folder), "yes" if folder in done else "no", str(len(those)), those[0].title)
+        cells = (str(folder), "yes" if folder in done else "no", str(len(those)), those[0].title)
+        table.add_row(*map(Text, cells))
     output_console().print(table)
 
 

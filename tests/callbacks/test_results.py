@@ -204,6 +204,13 @@ def test_metric_table_gives_percent_and_convention() -> None:
     assert "100.00" in lines["new_metric"]
 
 
+def test_tables_show_names_with_brackets() -> None:
+    assert "data[old]" in text(metric_table({"miou_any": 0.5}, "data[old]: 3 images"))
+    metric = SegmentationMetrics(num_classes=1)
+    metric.update(torch.tensor([0]), torch.tensor([0]))
+    assert "disc [red]" in text(class_table(metric.per_class(), Vocabulary(names=("disc [red]",), seen=(True,))))
+
+
 def test_metric_table_explains_every_score() -> None:
     metric = SegmentationMetrics(
         num_classes=2, seen=(True, False), hierarchy=ClassHierarchy(num_classes=2), similarity=torch.eye(2)
