@@ -10,8 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from stripes import StripesModule, checkpoint_of, fit, states_equal, trainer
 from torch import Tensor
 
+from scan_lightning.models import checkpoints
 from scan_lightning.models.clip import ClipConfig
 from scan_lightning.models.inference import InferenceSettings
+from scan_lightning.models.plain import tensor_hash
 from scan_lightning.models.pretrained import load_scan
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.module import ScanModule
@@ -48,6 +50,30 @@ def test_resume_gives_the_same_bits(
     assert len(undisturbed["losses"]) == 6
     assert losses == undisturbed["losses"][steps:]
     assert states_equal(module.state_dict(), undisturbed["state"])
+
+
+def test_hash_of_clip_is_computed_once_until_its_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.clip = torch.nn.Linear(2, 2)
+
+    computed: list[str] = []
+
+    def counted(state: dict[str, Tensor]) -> str:
+        computed.append(tensor_hash(state))
+        return computed[-1]
+
+    monkeypatch.setattr(checkpoints, "tensor_hash", counted)
+    first: Any = Frozen()
+    known = checkpoints._original_hash(first)
+    assert checkpoints._original_hash(first) == known
+    assert len(computed) == 1
+    other: Any = Frozen()
+    assert checkpoints._original_hash(other) != known
+    first.clip.load_state_dict(other.clip.state_dict())
+    assert checkpoints._original_hash(first) == checkpoints._original_hash(other) != known
+    assert len(computed) == 3
 
 
 def test_settings_given_to_test_are_in_force_not_the_checkpoints(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ STATES = ("state_dict", "current_model_state")
 """Entries of a checkpoint that hold a network; the second is there where the first holds averaged weights."""
 _REGION_TOWER = "clip.shifted_visual."
 _SIM = "semantic_integration."
+_HASHES: WeakKeyDictionary[FrozenClip, tuple[list[tuple[int, int]], str]] = WeakKeyDictionary()
 
 
 def can_be_loaded_again(config: ClipConfig) -> bool:
@@ -113,5 +115,13 @@ def start_from(network: Scan, folder: Path) -> None:
 
 
 def _original_hash(clip: FrozenClip) -> str:
-    """Identify the original towers; the one that classifies regions is the test's to choose."""
-    return tensor_hash(clip.clip.state_dict())
+    """Identify the original towers; the one that classifies regions is the test's to choose.
+
+    Remembered until a tensor is moved or changed: of a large CLIP it takes seconds, and each checkpoint needs it.
+    """
+    state = clip.clip.state_dict()
+    tensors = [(tensor.data_ptr(), tensor._version) for tensor in state.values()]
+    known = _HASHES.get(clip)
+    if known is None or known[0] != tensors:
+        known = _HASHES[clip] = (tensors, tensor_hash(state))
+    return known[1]
