@@ -24,6 +24,8 @@ from scan_lightning.files import whole_file
 Row = dict[str, str | int | float]
 """One line of a results file: column name to value."""
 
+_RUN = ("key", "name", "variant", "parameters")
+"""Columns that tell the rows of different runs apart."""
 LIBRARIES = ("torch", "lightning", "transformers", "open_clip_torch", "scan_lightning")
 
 RESULTS = "experiments/results"
@@ -141,7 +143,8 @@ def run_record(config: Mapping[str, Any]) -> Row:
 def append_row(path: str | Path, row: Mapping[str, str | int | float]) -> None:
     """Add one line to a CSV file; rows of several processes do not mix, and a kill leaves the old file or the new one.
 
-    Columns that the file lacks are added at the end, empty for older rows; those that the row lacks stay empty in it.
+    Columns that the file lacks are added at the end, empty for older rows; those that the row lacks stay empty in it. A
+    row with a ``key`` takes the place of an older one of the same run: a trial that is done again leaves one row.
 
     Args:
         path: Of the file; it and its folder are made if missing.
@@ -156,6 +159,8 @@ def append_row(path: str | Path, row: Mapping[str, str | int | float]) -> None:
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows, columns = list(reader), list(reader.fieldnames or ())
+        if row.get("key"):
+            rows = [old for old in rows if any(old.get(name) != str(row.get(name, "")) for name in _RUN)]
         rows.append({name: "" if value != value else value for name, value in row.items()})
         columns += [name for name in row if name not in columns]
         with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:

@@ -168,3 +168,13 @@ def test_append_row_of_several_processes_loses_none(tmp_path: Path) -> None:
         process.join(60)
     rows = [(int(row["process"]), int(row["index"])) for row in read(path)]
     assert sorted(rows) == [(process, index) for process in range(3) for index in range(20)]
+
+
+def test_row_of_a_run_that_is_done_again_replaces_the_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    run = {"name": "ratio", "key": "1f", "variant": "", "parameters": "{}", "miou_any": 0.5}
+    for row in (run, run | {"key": "2e"}, run | {"variant": "b"}, run | {"miou_any": 0.25}):
+        append_row(path, row)
+    with path.open(newline="", encoding="utf-8") as file:
+        found = [(row["key"], row["variant"], row["miou_any"]) for row in csv.DictReader(file)]
+    assert found == [("2e", "", "0.5"), ("1f", "b", "0.5"), ("1f", "", "0.25")]
