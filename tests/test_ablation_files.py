@@ -23,7 +23,7 @@ from scan_lightning.sweeps import Sweep, expand_command, grid, load_sweep
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("experiments", "ablations")
 QUICKSTART = FOLDER / "quickstart"
-FILES = sorted(path.stem for path in (ROOT / FOLDER).glob("*.yaml") if path.name != "tables.yaml")
+FILES = sorted(path.stem for path in (ROOT / FOLDER).glob("*.yaml"))
 SIZES = {"real": None, "quickstart": QUICKSTART}
 NETWORK, INFERENCE = "model.init_args.network.", "model.init_args.inference."
 TEST_TIME = {"cs_layers", "cs_ratio", "cs_source", "ensemble_weight", "mask_threshold"}

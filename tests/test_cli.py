@@ -313,7 +313,7 @@ def recipes() -> Iterator[Any]:
     """Every configuration under experiments/ with the call that it is for; grids of runs are no configurations."""
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         name = path.relative_to(EXPERIMENTS)
-        if name.parts[0] in ("ablations", "sweeps"):
+        if name.parts[0] in ("ablations", "results", "sweeps"):
             continue
         complete = "class_path" in yaml.safe_load(path.read_text("utf-8")).get("model", {})
         bases = (EXPERIMENTS / f"scan_{path.parent.name}.yaml", path.parent / "clip_cs.yaml", QUICKSTART)

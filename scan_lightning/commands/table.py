@@ -15,7 +15,7 @@ from scan_lightning.tables import RENDERERS
 
 PROG = "scan-lightning table"
 ROWS = Path("experiments/results/ablations")
-LAYOUT = Path("experiments/ablations/tables.yaml")
+LAYOUT = Path("experiments/results/tables.yaml")
 
 
 def main(args: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The layout of tables and plots (experiments/ablations/tables.yaml), read and checked."""
+"""The layout of tables and plots (experiments/results/tables.yaml), read and checked."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,7 +115,6 @@ def call(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> C
 
 
 def names(folder: Path) -> list[str]:
-    """List a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -303,10 +303,9 @@ def test_segment_wrong_setting_is_one_line(image: Path, call: Call, option: str,
     assert not call.output.exists()
 
 
-def test_segment_stride_fits_the_window_that_the_weights_recommend(tmp_path: Path, image: Path, call: Call) -> None:
-    weights = save_tiny_scan(tmp_path / "windows", layers=6)
-    save_scan(load_scan(weights), tmp_path / "other", settings=InferenceSettings(window=48))
-    assert call(image, weights=tmp_path / "other", options=["--stride=40"]) == 0
+def test_segment_stride_of_the_recommended_window(tmp_path: Path, image: Path, weights: Path, call: Call) -> None:
+    save_scan(load_scan(weights), tmp_path / "windows", settings=InferenceSettings(window=48))
+    assert call(image, weights=tmp_path / "windows", options=["--stride=40"]) == 0
     assert [call.record("a")["settings"][name] for name in ("window", "stride")] == [48, 40]
 
 
@@ -370,9 +369,7 @@ def test_segment_nothing_to_segment(tmp_path: Path, call: Call) -> None:
 def test_segment_wrong_weights_are_named(tmp_path: Path, image: Path, weights: Path, call: Call) -> None:
     assert call(image, weights=tmp_path / "nowhere") == 1
     assert "nowhere" in call.err
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "config.json").write_bytes((weights / "config.json").read_bytes())
+    damaged = shutil.copytree(weights, tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes((weights / "model.safetensors").read_bytes()[:1000])
     assert call(image, weights=damaged) == 1
     assert "damaged" in call.err

@@ -11,7 +11,7 @@ from scan_lightning.sweeps import grid, load_sweep
 
 ROOT = Path(__file__).parents[2]
 ABLATIONS = ROOT / "experiments" / "ablations"
-LAYOUT = ABLATIONS / "tables.yaml"
+LAYOUT = ROOT / "experiments" / "results" / "tables.yaml"
 RECORD = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
     "dirty": "0",
