@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -123,12 +124,16 @@ class Runner:
         """
         first = getattr(rank_zero_only, "rank", 0) == 0
         training.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(training.folder / "lock")
+        lock, owner = FileLock(training.folder / "lock"), training.folder / "job"
         if first:  # the other processes of a run follow the first one
             lock.acquire()
+        else:
+            _follow(training.mark, owner)
         try:
             if training.mark.is_file():
                 return
+            if first:
+                write_whole(owner, _job())
             if training.start is not None:
                 self.train(training.start)
             if not self.launch(["fit", *training.arguments, *self._places(training)]):
@@ -141,6 +146,7 @@ class Runner:
                 _wait_for(training.mark)  # what comes next may start from the weights that the first one still writes
         finally:
             if first:
+                owner.unlink(missing_ok=True)
                 lock.release()
 
     def _places(self, training: Training) -> list[str]:
@@ -187,6 +193,23 @@ class Runner:
 def _is(part: Any, name: str) -> bool:
     """Whether a part of a configuration is of a class."""
     return str(part["class_path"]).rpartition(".")[2] == name
+
+
+def _job() -> str:
+    """Name what all processes of a run have in common where they were started at once, as by torchrun or srun."""
+    names = ["SLURM_JOB_ID", "SLURM_STEP_ID"]
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # else the first process chooses the port, after this
+        names += ["TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"]
+    return " ".join(os.environ.get(name, "") for name in names)
+
+
+def _follow(mark: Path, owner: Path) -> None:
+    """Wait until the first process has found a training done, or begins it: another job may be at it for hours."""
+    while not mark.is_file():
+        with suppress(OSError):
+            if owner.read_text("utf-8") == _job():
+                return
+        time.sleep(0.1)
 
 
 def _wait_for(path: Path) -> None:

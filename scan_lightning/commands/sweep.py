@@ -65,6 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--retry_failed", action="store_true", help="do failed trials again")
     beats = "between signs of life of a trial; when they fail to come it is done again (%(default)s)"
     add("--heartbeat", type=at_least_one, default=15, metavar="SECONDS", help=beats)
-    add("--grace", type=float, default=30.0, metavar="SECONDS", help="from SIGTERM to SIGKILL of a trial (%(default)s)")
+    add("--grace", type=float, metavar="SECONDS", help="from SIGTERM to SIGKILL of a trial (two heartbeats)")
     add("--print", action="store_true", help="write the file with its overlay, for `wandb sweep`, and run nothing")
     return parser

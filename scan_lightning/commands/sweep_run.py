@@ -17,12 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from scan_lightning.commands.console import output_console
 from scan_lightning.commands.sweep_table import result_line, start_line, trials_table
 from scan_lightning.sweeps import Sweep
-from scan_lightning.sweeps.storage import Storage
+from scan_lightning.sweeps.storage import MISSED_BEATS, Storage
 from scan_lightning.sweeps.studies import Claim, other_studies
 from scan_lightning.sweeps.trial_queue import TrialQueue
 from scan_lightning.sweeps.worker import Outcome, Worker
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def run_sweep(sweep: Sweep, options: argparse.Namespace) -> int:
@@ -49,6 +49,11 @@ def run_sweep(sweep: Sweep, options: argparse.Namespace) -> int:
 def _run(sweep: Sweep, options: argparse.Namespace) -> int:
     """Do what is left of a sweep."""
     trials = _number_of_trials(sweep, options.trials)
+    if options.grace is not None and options.grace >= MISSED_BEATS * options.heartbeat:
+        raise ValueError(
+            f"--grace {options.grace:g}: expected less than {MISSED_BEATS} heartbeats of {options.heartbeat} seconds, "
+            "since a trial gives no sign of life while it is being stopped"
+        )
     url = options.storage or f"sqlite:///{(options.output / sweep.stem).as_posix()}.db"
     storage = Storage(url=url, heartbeat=options.heartbeat)
     queue = TrialQueue(sweep=sweep, storage=storage, seed=options.seed)
@@ -63,6 +68,8 @@ def _run(sweep: Sweep, options: argparse.Namespace) -> int:
     output_console().print(trials_table(queue))
     if errors:
         raise errors[0]
+    if (place := queue.reached) is not None:
+        _say(f"trial {place} has reached the target, no further one begins")
     if received:
         _say(f"stopped by {signal.Signals(received[0]).name}; the same command goes on from here")
         return 128 + received[0]
@@ -93,6 +100,7 @@ def _work(
 ) -> list[BaseException]:
     """Let workers do the trials, each in a thread that waits for its trial's process."""
     errors: list[BaseException] = []
+    grace = 2.0 * options.heartbeat if options.grace is None else options.grace
 
     def say(claim: Claim, outcome: Outcome | None) -> None:
         _say(start_line(claim) if outcome is None else result_line(claim, outcome, sweep.metric, folder))
@@ -104,7 +112,7 @@ def _work(
                 folder=folder,
                 stop=stop,
                 say=say,
-                grace=options.grace,
+                grace=grace,
                 stop_on_failure=options.stop_on_failure,
             ).work()
         except BaseException as error:  # raised again once the other workers have left their trials in order

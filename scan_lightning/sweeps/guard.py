@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, ask)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603

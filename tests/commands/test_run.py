@@ -228,9 +228,28 @@ def test_a_sweep_that_looks_at_the_validation_gets_one_of_a_training_that_is_the
     assert (config.ckpt_path, config.data.init_args.val_size) == (str(run.training.checkpoint), 3)
 
 
+def test_other_processes_do_not_train_while_the_first_waits_for_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, launched = plan(), threading.Event()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "b")
+    monkeypatch.setattr(run_command.rank_zero_only, "rank", 1, raising=False)
+    runner = Runner(read=read_recipe, launch=lambda arguments: launched.set() is None)
+    run.training.folder.mkdir(parents=True)
+    (run.training.folder / "job").write_text("  a  ", "utf-8")
+    thread = threading.Thread(target=runner.train, args=(run.training,))
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    run.training.mark.write_text("{}", "utf-8")
+    thread.join(60)
+    assert not thread.is_alive()
+    assert not launched.is_set()
+
+
 def test_other_processes_wait_for_the_weights_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     run = plan()
     monkeypatch.setattr(run_command.rank_zero_only, "rank", 1, raising=False)
+    run.training.folder.mkdir(parents=True)
+    (run.training.folder / "job").write_text(run_command._job(), "utf-8")
     first = threading.Timer(0.5, lambda: run.training.mark.write_text("{}", "utf-8"))
     runner = Runner(read=read_recipe, launch=lambda arguments: first.start() is None)
     runner.train(run.training)

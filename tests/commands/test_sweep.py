@@ -11,7 +11,7 @@ import yaml
 
 from scan_lightning.commands import sweep
 from scan_lightning.sweeps import expand_command, grid, load_sweep
-from tests.sweeps.toys import COMMAND, lines, start_sweep, write_sweep
+from tests.sweeps.toys import COMMAND, METRIC, lines, start_sweep, write_sweep
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,13 @@ def test_finished_sweep_started_again_does_nothing(tmp_path: Path, capsys: pytes
     assert sweep.main([str(file), "--workers=2"]) == 0
     assert "3 trials, 0 of them to do" in capsys.readouterr().err
     assert len(lines(tmp_path / "starts.txt")) == 3
+
+
+def test_target_ends_a_sweep_and_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_sweep(tmp_path, metric={**METRIC, "target": 2}, parameters={"x": {"values": [1, 2, 3]}})
+    assert sweep.main([str(file)]) == 0
+    assert "trial 1 has reached the target, no further one begins" in capsys.readouterr().err
+    assert len(lines(tmp_path / "starts.txt")) == 2
 
 
 def test_failed_trial_gives_status_1_and_its_log_and_can_be_retried(
@@ -109,6 +116,7 @@ def test_print_writes_the_merged_file_and_runs_nothing(tmp_path: Path, capsys: p
         ({"method": "annealing"}, [], "method: expected one of grid, random, bayes, got 'annealing'"),
         ({}, ["--storage=toy.db"], "storage: expected a URL such as sqlite:///sweeps.db, got 'toy.db'"),
         ({}, ["--storage=postgresql+nothing://h/d"], "storage: "),
+        ({}, ["--heartbeat=5", "--grace=20"], "--grace 20: expected less than 4 heartbeats of 5 seconds"),
         ({}, ["--overlay=absent.yaml"], "no sweep file absent.yaml"),
     ],
 )
@@ -148,7 +156,7 @@ def test_two_workers_one_killed_do_every_trial_exactly_once(tmp_path: Path) -> N
     assert [start["x"] for start in lines(tmp_path / "starts.txt")] == ["1", "2", "2", "3", "4", "5", "6"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signal_leaves_the_trial_to_be_done_later(tmp_path: Path, number: signal.Signals) -> None:
     file = write_sweep(tmp_path, parameters={"x": {"values": [1, 2]}})
     process = start_sweep(tmp_path, str(file), TOY_HANG="1")
