@@ -17,6 +17,7 @@ from scan_lightning.tables import Spread
 _HEIGHT = 3.3
 _PANEL = 3.1
 _SINGLE = 6.2
+_LEGEND = "line: mean; band: ± sample standard deviation; dots: each seed"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 2)), (0, (5, 2, 1, 2)))
 """A line that covers another one lets it be seen."""
 
@@ -114,6 +115,7 @@ def draw_curves(
     width = _SINGLE if len(panels) == 1 else _PANEL * len(panels)
     figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
     figure.suptitle(plot.title, fontsize=10)
+    figure.supxlabel(_LEGEND, fontsize=8)
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(drawn, panels, strict=True):
         axes.set_title(panel.title)
@@ -219,4 +221,5 @@ def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
 
 def _with_unit(layout: MetricLayout) -> str:
     """Name a metric with its unit."""
-    return f"{layout.title}, %" if layout.kind == "percent" else layout.title
+    name = layout.axis or layout.title
+    return f"{name}, %" if layout.kind == "percent" else name

@@ -89,4 +89,4 @@ def source_of(drawing: Drawing, report: Report) -> str:
     Returns:
         sha256, hexadecimal.
     """
-    return fingerprint(drawing.plot, drawing.tables, report.layout.metrics, drawing.shown)
+    return fingerprint(drawing.plot, drawing.tables, report.layout, drawing.shown)

@@ -16,7 +16,7 @@ from PIL import Image
 from scan_lightning.callbacks.record import canonical_json
 from scan_lightning.files import whole_file
 from scan_lightning.reports.groups import Group
-from scan_lightning.reports.layout import MetricLayout, PlotLayout
+from scan_lightning.reports.layout import Layout, PlotLayout
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e4fa2", "#6b6b6b")
 """Of Okabe and Ito (2008), told apart by colour-blind readers, yellow left out on white; then violet and grey."""
@@ -59,15 +59,13 @@ def drawing_style() -> Any:
     return mpl.rc_context(settings)
 
 
-def fingerprint(
-    plot: PlotLayout, tables: Mapping[str, Sequence[Group]], metrics: Mapping[str, MetricLayout], shown: Sequence[str]
-) -> str:
+def fingerprint(plot: PlotLayout, tables: Mapping[str, Sequence[Group]], layout: Layout, shown: Sequence[str]) -> str:
     """Identify what a plot is drawn from: its layout and the numbers.
 
     Args:
         plot: The layout.
         tables: Groups by table.
-        metrics: How metrics are shown.
+        layout: How metrics are shown, and what tables are called.
         shown: The metrics that are drawn.
 
     Returns:
@@ -75,7 +73,12 @@ def fingerprint(
     """
     content = {
         "plot": asdict(plot),
-        "metrics": {name: asdict(metrics[name]) for name in shown},
+        "metrics": {name: asdict(layout.metrics[name]) for name in shown},
+        "headings": {
+            name: [table.title, [asdict(group) for group in table.groups], table.pivot and asdict(table.pivot)]
+            for name, table in layout.tables.items()
+            if name in tables
+        },
         "tables": {
             name: [
                 [group.labels, group.values, {metric: group.by_seed(metric) for metric in shown}] for group in groups

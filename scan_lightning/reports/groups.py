@@ -206,7 +206,7 @@ def _matches(row: ResultRow, where: Mapping[str, str]) -> bool:
     for name, value in where.items():
         if name not in row:
             raise ValueError(f"where: no column {name!r} in the rows")
-        if row[name] != value:
+        if row[name] != value and not fnmatchcase(row[name], value):
             return False
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ class MetricLayout:
 
     Args:
         title: Heading.
+        axis: What a plot's axis or panel is called; None takes the heading.
         kind: "percent" for fractions in [0, 1], shown times 100; "number" or "count" for what is shown as it is.
         digits: Decimals.
         best: Which value is marked; None marks none.
@@ -27,6 +29,7 @@ class MetricLayout:
     """
 
     title: str
+    axis: str | None = None
     kind: Literal["percent", "number", "count"] = "percent"
     digits: int = 1
     best: Literal["max", "min"] | None = "max"
@@ -107,7 +110,7 @@ class TableLayout:
             of another key; "ranking": the rows of other tables ranked by each metric; "swaps": the pairs of these that
             two metrics order differently.
         rows: Names of files of rows, without ending; none takes the table's own name.
-        where: Values that rows must have in a column to be shown.
+        where: Values, or patterns such as ``*_test``, that rows must have in a column to be shown.
         groups: What the rows of the table differ in.
         order: Labels of the first group, in the order shown; empty takes the order of the ablation file's grid.
         columns: Metrics.
@@ -199,7 +202,8 @@ def load_layout(path: Path) -> Layout:
     """Read a layout file.
 
     Args:
-        path: A YAML file of three mappings: ``metrics``, ``tables`` and ``plots``. Ablation files lie beside it.
+        path: A YAML file of three mappings, ``metrics``, ``tables`` and ``plots``, and of ``ablations``: the folder of
+            the ablation files, relative to the file's own, which it is if not given.
 
     Returns:
         The layout.
@@ -214,7 +218,7 @@ def load_layout(path: Path) -> Layout:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
-    parts = ("metrics", "tables", "plots")
+    parts = ("metrics", "tables", "plots", "ablations")
     if not isinstance(content, dict) or not set(content) <= set(parts):
         found = list(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: expected a mapping of {', '.join(parts)}, got {found}")
@@ -222,7 +226,7 @@ def load_layout(path: Path) -> Layout:
         metrics=_load_all(content.get("metrics") or {}, MetricLayout, f"{path}: metrics"),
         tables=_load_all(content.get("tables") or {}, TableLayout, f"{path}: tables"),
         plots=_load_all(content.get("plots") or {}, PlotLayout, f"{path}: plots"),
-        ablations=path.parent,
+        ablations=Path(os.path.normpath(path.parent / str(content.get("ablations") or "."))),
     )
     for name, table in layout.tables.items():
         _check_table(table, layout, f"{path}: tables.{name}")

@@ -32,6 +32,8 @@ def test_layout_of_the_project_has_a_table_for_every_ablation_file() -> None:
 def test_layout_fills_defaults_in(tmp_path: Path) -> None:
     layout = load_layout(write(tmp_path, "tables:\n  a: " + TABLE % ""))
     assert layout.ablations == tmp_path
+    other = write(tmp_path, "ablations: ../grids\ntables:\n  a: " + TABLE % "")
+    assert load_layout(other).ablations == tmp_path.parent / "grids"
     assert layout.table("a").groups[0].title == "parts"
     assert layout.metrics["zero_share"].best == "min"
     assert layout.metrics["miou_any"].best == "max"
@@ -42,7 +44,7 @@ def test_layout_fills_defaults_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tables: []\nother: 1", "expected a mapping of metrics, tables, plots, got"),
+        ("tables: []\nother: 1", "expected a mapping of metrics, tables, plots, ablations, got"),
         ("tables: [a]", "tables: expected a mapping, got list"),
         ("tables: {a: {title: T, question: Q, colums: [miou_any]}}", r"tables\.a: .*colums"),
         ("tables: {a: {title: T}}", r"tables\.a: .*question"),

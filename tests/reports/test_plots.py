@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def test_every_plot_of_the_layout_is_drawn_within_its_figure(report: Report) -> 
 def test_curve_shows_mean_band_and_every_seed(report: Report) -> None:
     groups = report.groups("cs_ratio")
     figure = draw("cs_ratio", report)
-    assert [axes.get_title() for axes in figure.axes] == ["mIoU (any), %", "seen, %", "unseen, %"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "mIoU (any), %",
+        "mIoU (any) of seen classes, %",
+        "mIoU (any) of unseen classes, %",
+    ]
     axes = figure.axes[2]
     dots = [line for line in axes.lines if line.get_linestyle() == "None"]
     assert len(dots) == 3
@@ -188,6 +193,9 @@ def test_source_follows_values_and_layout(report: Report, rows: Path, tmp_path: 
     assert source_of(read_drawing("cs_ratio", other), other) != before
     assert source_of(read_drawing("cs_ratio", report), report) == before
     assert source_of(read_drawing("mask_threshold", report), report) != before
+    renamed = replace(report.layout.tables["cs_ratio"], title="Another title")
+    layout = replace(report.layout, tables={**report.layout.tables, "cs_ratio": renamed})
+    assert source_of(drawing, Report(layout=layout, folder=rows)) != before
 
 
 def test_source_of_a_file_that_is_not_of_this_command(tmp_path: Path) -> None:
