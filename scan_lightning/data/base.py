@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scan_lightning.data.accumulation import tell_step_targets
-from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler
+from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler, batches_done
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
 from scan_lightning.data.worker_memory import keep_freed_memory
@@ -249,7 +249,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
-            progress=self._batches_done,
+            progress=partial(batches_done, self),
             prepare=partial(tell_step_targets, self),
             **self._loader_options(collate_training),
         )
@@ -289,9 +289,3 @@ class SegmentationDataModule(LightningDataModule, ABC):
             "generator": generator,
             "worker_init_fn": keep_freed_memory,
         }
-
-    def _batches_done(self) -> int:
-        """Count the batches of the epoch that the Trainer has completed."""
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -20,6 +20,7 @@ from scan_lightning.data.base import (
 from scan_lightning.data.hub_labels import LabelTable, read_classes, read_label_map
 from scan_lightning.data.hub_loading import HubDataset
 from scan_lightning.data.hub_rows import HubSource, RowReader
+from scan_lightning.data.sampling import batches_done
 from scan_lightning.data.streaming import StreamedEvaluation, StreamedTraining, StreamLoader
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
@@ -222,7 +223,7 @@ class HubDataModule(SegmentationDataModule):
         if not dataset.batches:
             raise ValueError(f"batch_size: expected at most {dataset.size} over all processes, got {self.batch_size}")
         options = self._loader_options(collate_training) | {"prepare": partial(tell_step_targets, self)}
-        return StreamLoader(dataset, epoch=self._current_epoch, progress=self._batches_done, **options)
+        return StreamLoader(dataset, epoch=self._current_epoch, progress=partial(batches_done, self), **options)
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample] | list[Any]:
         dataset = self._dataset(split)

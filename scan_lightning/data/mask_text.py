@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from scan_lightning.data.mask_crops import MaskTexts, MaskTextSample, collate_mask_texts
 from scan_lightning.data.pair_index import PairIndex
-from scan_lightning.data.sampling import EvaluationSampler, ResumableLoader, TrainingSampler
+from scan_lightning.data.sampling import EvaluationSampler, ResumableLoader, TrainingSampler, batches_done
 from scan_lightning.types import Vocabulary
 
 
@@ -133,7 +134,7 @@ class MaskTextDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
-            progress=self._batches_done,
+            progress=partial(batches_done, self),
             **self._loader_options(),
         )
 
@@ -146,9 +147,3 @@ class MaskTextDataModule(LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(self.seed)
         return {"collate_fn": collate_mask_texts, "num_workers": self.num_workers, "generator": generator}
-
-    def _batches_done(self) -> int:
-        """Count the batches of the epoch that the Trainer has completed."""
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from scan_lightning.data.base import SegmentationDataModule, Source, Split
 from scan_lightning.data.region_pairs import Pair, RegionCrops, RegionTextMixture, RegionTexts
 from scan_lightning.data.regions import LabelledImage, RegionKind
-from scan_lightning.data.sampling import EvaluationSampler, ResumableLoader, TrainingSampler
+from scan_lightning.data.sampling import EvaluationSampler, ResumableLoader, TrainingSampler, batches_done
 from scan_lightning.types import RegionTextBatch, Vocabulary
 
 CROP_KINDS = ("whole", "masked")
@@ -124,7 +125,7 @@ class RegionTextDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
-            progress=self._batches_done,
+            progress=partial(batches_done, self),
             **self._loader_options(),
         )
 
@@ -160,12 +161,6 @@ class RegionTextDataModule(LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(self.seed)
         return {"collate_fn": collate_pairs, "num_workers": self.num_workers, "generator": generator}
-
-    def _batches_done(self) -> int:
-        """Count the batches of the epoch that the Trainer has completed."""
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def collate_pairs(pairs: Sequence[Pair]) -> RegionTextBatch:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -32,6 +33,20 @@ def process_rank() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def batches_done(data: LightningDataModule) -> int:
+    """Count the batches of the epoch that a Trainer has completed, from which a resumed training goes on.
+
+    Args:
+        data: Attached to the Trainer, or to none.
+
+    Returns:
+        The number; 0 outside of a training.
+    """
+    if data.trainer is None or not data.trainer.training:
+        return 0
+    return data.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class TrainingSampler(DistributedSampler[Draw]):
