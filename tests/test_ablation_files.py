@@ -109,6 +109,17 @@ def test_every_question_has_a_file_at_both_sizes() -> None:
     assert sorted(path.stem for path in QUICKSTART.glob("*.yaml")) == FILES
 
 
+def test_components_on_photographs_are_those_on_shapes() -> None:
+    on_photographs, on_shapes = (
+        load_sweep(FOLDER / "components.yaml", FOLDER / folder / "components.yaml")
+        for folder in ("camvid", "quickstart")
+    )
+    assert on_photographs.command[4] == "experiments/camvid.yaml"
+    variants = [sweep.parameters["variant"]["values"] for sweep in (on_photographs, on_shapes)]
+    assert variants[0] == variants[1][:4]
+    assert on_photographs.parameters[SEED] == {"values": [0, 1, 2]}
+
+
 @each_file
 @each_size
 def test_ablation_is_a_grid_with_three_seeds(name: str, size: str) -> None:
