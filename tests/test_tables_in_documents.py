@@ -26,7 +26,6 @@ def test_tables_follow_from_the_committed_rows(path: Path, report: Report) -> No
     assert not messages, "\n".join(messages)
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="the page of results is not written yet")
 def test_page_of_results_shows_every_ablation_by_tables_of_its_rows() -> None:
     shown = {marked.name for marked in marked_tables(PAGE.read_text(encoding="utf-8"))}
     measured = {path.stem for path in (ROOT / table.ROWS).glob("*.csv")}
@@ -36,7 +35,6 @@ def test_page_of_results_shows_every_ablation_by_tables_of_its_rows() -> None:
     assert measured <= used, f"no table shows {', '.join(sorted(measured - used))}"
 
 
-@pytest.mark.skipif(not (RESULTS / "plots").is_dir(), reason="no plots are committed yet")
 def test_committed_plots_were_drawn_from_the_committed_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert plot.main(["--all", "--check", f"--output={ROOT / plot.OUTPUT}", *SOURCES]) == 0, capsys.readouterr().err
 

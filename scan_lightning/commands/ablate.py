@@ -22,8 +22,8 @@ from scan_lightning.commands.ablate_workers import run_apart, run_here, stop_on_
 from scan_lightning.commands.console import at_least_one, make_table, output_console
 
 PROG = "scan-lightning ablate"
-ROWS = Path("experiments", "results", "ablations")
-"""Folder of the rows, where none is given."""
+RESULTS = Path("experiments", "results")
+"""Where the rows lie if no folder is given, in one for each size: named as that of the overlay, else of the file."""
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -41,6 +41,7 @@ def main(args: Sequence[str], *, runner: Runner) -> int:
     try:
         if any(os.environ.get(name, "0") != "0" for name in _RANKS):
             raise ValueError("expected to be started as one process; --separate gives runs on several devices theirs")
+        options.rows = options.rows or _default_rows(options.files, options.overlay)
         ablations = _plan(options, runner)
         _replace_outdated(ablations, options)
     except (ValueError, OSError) as error:
@@ -51,6 +52,17 @@ def main(args: Sequence[str], *, runner: Runner) -> int:
         return 0
     with stop_on_signal():
         return _run(ablations, options, runner)
+
+
+def _default_rows(files: Sequence[Path], overlay: Path | None) -> Path:
+    """Give the folder of rows of a size, so that rows of one do not come among those of another."""
+    if overlay is not None:
+        folders = {overlay if overlay.is_dir() else overlay.parent}
+    else:
+        folders = {path.parent for path in files}
+    if len(folders) > 1:
+        raise ValueError(f"files of {len(folders)} folders: expected --rows FOLDER for their rows")
+    return RESULTS / folders.pop().resolve().name
 
 
 def _plan(options: argparse.Namespace, runner: Runner) -> list[Ablation]:
@@ -182,15 +194,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="Run all combinations of ablation files (sweep files of method grid whose command is "
-        "scan-lightning run), each with every seed, unless its row is there. Rows lie in ROWS/NAME.csv. The same "
-        "command again goes on where it was interrupted, and changes nothing when all is done.",
+        "scan-lightning run), each with every seed, unless its row is there. Rows of FILE NAME.yaml lie in "
+        "ROWS/NAME.csv. The same command again goes on where it was interrupted, and changes nothing when all is done.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="such as experiments/ablations/cs_ratio.yaml")
     add("-o", "--overlay", type=Path, metavar="PATH", help="overlay of the file, or a folder with one of its name")
     add("--seeds", type=int, nargs="+", metavar="N", help="in place of the file's values of seed_everything")
-    add("--rows", type=Path, default=ROWS, metavar="FOLDER", help=f"({ROWS.as_posix()})")
+    default = f"({RESULTS.as_posix()}/ and the name of the overlay's folder, else of the file's)"
+    add("--rows", type=Path, metavar="FOLDER", help=default)
     add("--runs", type=Path, metavar="FOLDER", help="of the trainings (outputs/runs)")
     add("--workers", type=at_least_one, default=1, metavar="N", help="processes that run at the same time (1)")
     add("--only", metavar="TEXT", help="combinations that hold this text in their label, a parameter or its value")

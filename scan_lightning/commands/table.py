@@ -14,7 +14,7 @@ from scan_lightning.reports.report import Report
 from scan_lightning.tables import RENDERERS
 
 PROG = "scan-lightning table"
-ROWS = Path("experiments/results/ablations")
+ROWS = Path("experiments/results/quickstart")
 LAYOUT = Path("experiments/results/tables.yaml")
 
 

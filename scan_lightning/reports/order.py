@@ -45,11 +45,13 @@ def order_groups(groups: Sequence[Group], table: TableLayout, plan: Plan | None)
     return sorted(groups, key=lambda group: places_by_labels.get(group.labels, len(wanted)))
 
 
-def find_plan(names: Sequence[str], table: TableLayout, ablations: Path, groups: Sequence[Group]) -> Plan | None:
+def find_plan(files: Sequence[Path], table: TableLayout, ablations: Path, groups: Sequence[Group]) -> Plan | None:
     """Find the grid that the rows come from: an ablation file, or one with an overlay of its name in a subfolder.
 
+    The overlay is that of the subfolder that is called as the rows' folder is; where there is none, what fits best.
+
     Args:
-        names: Of the files of rows, which are those of the ablation files.
+        files: Of rows, called as the ablation files are.
         table: By what its rows are grouped.
         ablations: Folder of the ablation files.
         groups: What has been measured.
@@ -62,12 +64,13 @@ def find_plan(names: Sequence[str], table: TableLayout, ablations: Path, groups:
         ValueError: If an ablation file is wrong.
     """
     merged: Plan = {}
-    for name in names:
-        path = ablations / f"{name}.yaml"
-        if path.parent != ablations or not path.is_file():
+    for file in files:
+        path = ablations / f"{file.stem}.yaml"
+        if not path.is_file():
             return None
-        overlays = sorted(overlay for overlay in ablations.glob(f"*/{name}.yaml"))
-        plans = [_plan(load_sweep(path, overlay), table) for overlay in (None, *overlays)]
+        overlays = [None, *sorted(ablations.glob(f"*/{path.name}"))]
+        overlays = [overlay for overlay in overlays if (overlay or path).parent.name == file.parent.name] or overlays
+        plans = [_plan(load_sweep(path, overlay), table) for overlay in overlays]
         known = [plan for plan in plans if plan is not None]
         if not known:
             return None

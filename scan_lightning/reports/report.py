@@ -153,5 +153,5 @@ class Report:
         names = self._names(name)
         rows = [row for file in names for row in read_rows(self._path(file))]
         groups = group_rows(rows, table)
-        plan = find_plan(names, table, self.layout.ablations, groups)
+        plan = find_plan([self._path(file) for file in names], table, self.layout.ablations, groups)
         return order_groups(groups, table, plan), plan

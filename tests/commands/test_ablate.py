@@ -19,8 +19,10 @@ from commands.ablated import (
     write_ablation,
 )
 from scan_lightning.cli import COMMANDS
+from scan_lightning.commands import ablate as ablate_command
 from scan_lightning.commands import ablate_run
 from scan_lightning.commands.ablate_plan import plan_ablation, run_arguments
+from scan_lightning.commands.ablate_rows import read_rows
 from scan_lightning.commands.ablate_run import outdated
 
 RATIO = "model__ratio"
@@ -46,6 +48,18 @@ def test_every_combination_with_every_seed_in_the_files_order() -> None:
     assert {row["name"] for row in rows()} == {"question"}
     assert len({row["key"] for row in rows()}) == 9
     assert rows()[0]["parameters"] == '{"model.ratio": 0.3}'
+
+
+def test_rows_of_two_sizes_lie_in_folders_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("big").mkdir()
+    Path("big", "small").mkdir()
+    file, overlay = FILE.rename("big/question.yaml"), Path("big", "small", "question.yaml")
+    overlay.write_text("description: small\n", encoding="utf-8")
+    for more, folder in (([], "big"), (["-o", str(overlay)], "small"), (["-o", "big/small"], "small")):
+        assert ablate_command.main([str(file), *more], runner=FakeRunner()) == 0
+        assert len(read_rows(Path("experiments", "results", folder, "question.csv"))) == 9
+    assert ablate_command.main([str(file), "question.yaml"], runner=FakeRunner()) == 1
+    assert "files of 2 folders: expected --rows FOLDER for their rows" in capsys.readouterr().err
 
 
 def test_runs_of_one_training_follow_one_another() -> None:

@@ -36,7 +36,7 @@ def labels(found: list[Group]) -> list[str]:
 
 def test_rows_stand_in_the_order_of_the_grid(tmp_path: Path) -> None:
     found = groups("all", "none", "few")
-    plan = find_plan(["a"], TABLE, write(tmp_path), found)
+    plan = find_plan([Path("a.csv")], TABLE, write(tmp_path), found)
     assert labels(order_groups(found, TABLE, plan)) == ["none", "few", "all"]
     assert unmeasured(plan, found) == ""
 
@@ -44,25 +44,32 @@ def test_rows_stand_in_the_order_of_the_grid(tmp_path: Path) -> None:
 def test_the_grid_with_an_overlay_is_found_by_its_rows(tmp_path: Path) -> None:
     folder = write(tmp_path)
     found = groups("one", "none")
-    assert labels(order_groups(found, TABLE, find_plan(["a"], TABLE, folder, found))) == ["none", "one"]
+    assert labels(order_groups(found, TABLE, find_plan([Path("a.csv")], TABLE, folder, found))) == ["none", "one"]
     found = groups("none")  # in both grids: the smaller one asks for less beyond
-    assert unmeasured(find_plan(["a"], TABLE, folder, found), found) == "one"
+    assert unmeasured(find_plan([Path("a.csv")], TABLE, folder, found), found) == "one"
+
+
+def test_the_overlay_is_that_of_the_rows_folder(tmp_path: Path) -> None:
+    folder, found = write(tmp_path), groups("none")
+    (folder / "other").mkdir()
+    (folder / "other" / "a.yaml").write_text(OVERLAY.replace("label: one", "label: two"), encoding="utf-8")
+    for size, missing in (("small", "one"), ("other", "two")):
+        assert unmeasured(find_plan([Path(size, "a.csv")], TABLE, folder, found), found) == missing
 
 
 def test_what_is_not_measured_is_told_with_its_seeds(tmp_path: Path) -> None:
     found = [*groups("all", seeds=(0,)), *groups("few")]
-    assert unmeasured(find_plan(["a"], TABLE, write(tmp_path), found), found) == "none; all (seed 1)"
+    assert unmeasured(find_plan([Path("a.csv")], TABLE, write(tmp_path), found), found) == "none; all (seed 1)"
 
 
 def test_rows_without_a_grid_keep_their_order(tmp_path: Path) -> None:
     folder = write(tmp_path)
     found = groups("new", "all")  # no grid asks for "new"
-    plan = find_plan(["a"], TABLE, folder, found)
+    plan = find_plan([Path("a.csv")], TABLE, folder, found)
     assert plan is None
     assert labels(order_groups(found, TABLE, plan)) == ["new", "all"]
     assert unmeasured(plan, found) == ""
-    assert find_plan(["b"], TABLE, folder, found) is None
-    assert find_plan(["../a"], TABLE, folder / "small", groups("all")) is None  # not a file of the folder
+    assert find_plan([Path("b.csv")], TABLE, folder, found) is None
 
 
 def test_the_order_of_the_layout_comes_first() -> None:
@@ -80,13 +87,13 @@ def test_a_grid_over_a_parameter_matches_however_numbers_are_written(tmp_path: P
     )
     table = TableLayout(title="T", question="Q", groups=(GroupLayout(key="ratio", title="r"),), columns=("m",))
     found = group_rows([make_row("q", 0, {"ratio": ratio}, m=1) for ratio in (0, 1, 0.5)], table)
-    assert labels(order_groups(found, table, find_plan(["r"], table, tmp_path, found))) == ["0.5", "0", "1"]
+    assert labels(order_groups(found, table, find_plan([Path("r.csv")], table, tmp_path, found))) == ["0.5", "0", "1"]
 
 
 def test_a_grid_that_leaves_the_seeds_open_asks_for_each_group_once(tmp_path: Path) -> None:
     text = FILE.replace("  seed_everything: {values: [0, 1]}\n", "")
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     found = groups("few", "none", seeds=(5,))
-    plan = find_plan(["a"], TABLE, tmp_path, found)
+    plan = find_plan([Path("a.csv")], TABLE, tmp_path, found)
     assert labels(order_groups(found, TABLE, plan)) == ["none", "few"]
     assert unmeasured(plan, found) == "all"

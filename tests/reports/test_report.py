@@ -97,12 +97,13 @@ def test_rows_of_as_many_but_other_seeds_are_told(tmp_path: Path) -> None:
 
 
 def test_columns_that_wait_for_a_row_are_left_out_until_it_is_measured(tmp_path: Path) -> None:
-    rows = write_ablation("components", tmp_path)
+    folder = tmp_path / "quickstart"
+    rows = write_ablation("components", folder)
     tuned = "SIM, CS, tuned CLIP"
-    report = Report(layout=load_layout(LAYOUT), folder=tmp_path)
+    report = Report(layout=load_layout(LAYOUT), folder=folder)
     assert {"published", "difference 0"} <= {column.key for column in report.table("components").columns}
     for absent, lost in ((tuned, {"published"}), ("neither", {"difference 0", "difference 1"})):
-        write_rows(tmp_path / "components.csv", [row for row in rows if row["variant"] != absent])
+        write_rows(folder / "components.csv", [row for row in rows if row["variant"] != absent])
         table = report.table("components")
         assert {"published", "difference 0", "difference 1"} - {column.key for column in table.columns} == lost
         assert f"Not measured yet: {absent}." in table.notes
@@ -236,10 +237,10 @@ def test_better_is_less_for_some_metrics(tmp_path: Path) -> None:
 
 
 def test_every_table_of_the_project_is_made_from_rows_of_the_quickstart_overlays(tmp_path: Path) -> None:
-    write_all(tmp_path / "ablations")
-    report = Report(layout=load_layout(LAYOUT), folder=tmp_path / "ablations")
+    write_all(tmp_path / "quickstart")
+    report = Report(layout=load_layout(LAYOUT), folder=tmp_path / "quickstart")
     for name in report.layout.tables:
-        if any("ablations" not in path.parts for path in report.files(name)):
+        if any("quickstart" not in path.parts for path in report.files(name)):
             continue  # rows beside the ablations'
         table = report.table(name)
         assert len(table.rows) >= 2, name
@@ -250,7 +251,7 @@ def test_every_table_of_the_project_is_made_from_rows_of_the_quickstart_overlays
 
 
 def test_tables_of_committed_rows_beside_the_ablations() -> None:
-    folder = LAYOUT.parents[1] / "results" / "ablations"
+    folder = LAYOUT.parent / "quickstart"
     report = Report(layout=load_layout(LAYOUT), folder=folder)
     made = {name: report.table(name) for name in ("quickstart", "camvid", "clip_tuning", "clip_tuning_scan")}
     assert [row.cells["group 0"] for row in made["quickstart"].rows][:2] == ["SCAN", "without Contextual Shift"]
