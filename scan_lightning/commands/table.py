@@ -11,6 +11,7 @@ from scan_lightning.files import write_whole
 from scan_lightning.reports.documents import outdated, render, rewrite
 from scan_lightning.reports.layout import load_layout
 from scan_lightning.reports.report import Report
+from scan_lightning.reports.unlisted import with_unlisted
 from scan_lightning.tables import RENDERERS
 
 PROG = "scan-lightning table"
@@ -30,7 +31,8 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     _check_options(options)
     try:
-        report = Report(layout=load_layout(options.layout), folder=options.rows)
+        layout = with_unlisted(load_layout(options.layout), options.names, options.rows)
+        report = Report(layout=layout, folder=options.rows)
         if options.check:
             return _check(report, options.check)
         if options.write:
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "<!-- table: NAME --> and <!-- /table -->.",
         allow_abbrev=False,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the layout")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the layout, or files of rows")
     parser.add_argument("--all", action="store_true", help="all tables that there are rows for")
     add_sources(parser)
     parser.add_argument(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from scan_lightning.commands.table import main
-from tests.reports.made_up import LAYOUT, write_ablation
+from tests.reports.made_up import LAYOUT, make_row, write_ablation, write_rows
 
 
 @pytest.fixture
@@ -37,6 +37,29 @@ def test_all_tables_that_have_rows_become_files(
     assert float(rows[0]["mIoU (any), deviation"]) > 0
     assert main(["cs_source", "--output", str(tmp_path / "md"), "--format", "markdown", *sources]) == 0
     assert [path.name for path in (tmp_path / "md").iterdir()] == ["cs_source.md"]
+
+
+def test_rows_that_the_layout_does_not_list_have_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ratios = [make_row("own", seed, {"model.ratio": ratio}, miou_any=ratio) for seed in (0, 1) for ratio in (0.5, 0.7)]
+    layers = [
+        make_row("own", 0, {"model.layers": layers, "model.ratio": ratio}, label, sg_iou_any=ratio)
+        for label, layers in (("one", [1]), ("two", [1, 2]))
+        for ratio in (0.5, 0.7)
+    ]
+    write_rows(tmp_path / "ratios.csv", ratios)
+    write_rows(tmp_path / "layers.csv", layers)
+    write_rows(tmp_path / "other.csv", [{"name": "x", "key": "y", "parameters": "{}", "loss": 1}])
+    sources = [f"--rows={tmp_path}", f"--layout={LAYOUT}"]
+    assert main(["ratios", "layers", *sources, "--notes=no"]) == 0
+    lines = [line.replace(" ", "") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    lines = [line for line in lines if "--" not in line]
+    assert lines[:3] == ["|ratio|mIoU(any)|", "|0.5|50.0±0.0|", "|0.7|**70.0±0.0**|"]
+    assert lines[3] == "|variant|ratio|SG-IoU|"
+    assert lines[4:] == ["|one|0.5|50.0|", "|one|0.7|**70.0**|", "|two|0.5|50.0|", "|two|0.7|**70.0**|"]
+    assert main(["other", *sources]) == 1
+    assert "other: the rows have none of the metrics miou_any" in capsys.readouterr().err
+    assert main(["nothing", *sources]) == 1
+    assert "table 'nothing': not in the layout" in capsys.readouterr().err
 
 
 def test_documents_are_checked_and_filled_in(
