@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from scan_lightning.callbacks.visualization import file_name, save_png
+from scan_lightning.callbacks.visualization import file_name, print_place, save_png
 from scan_lightning.files import write_whole
 from scan_lightning.types import Segmentation
 
@@ -19,7 +20,7 @@ from scan_lightning.types import Segmentation
 class LabelMapCallback(Callback):
     """Write every label map of ``predict`` as a PNG of class ids, and the words beside them as words.json.
 
-    Every process writes its own images.
+    Every process writes its own images; the first one tells at the end how many there are and where.
 
     Args:
         directory: Where to write. Defaults to ``label_maps`` in the Trainer's log folder.
@@ -30,12 +31,14 @@ class LabelMapCallback(Callback):
         self.directory = None if directory is None else Path(directory)
         self._folder = Path()
         self._words: tuple[str, ...] = ()
+        self._images = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settle the folder."""
         # Every process must ask for the log folder: the first one sends it to the others.
         self._folder = self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "label_maps"
         self._words = ()
+        self._images = 0
 
     def on_predict_batch_end(
         self,
@@ -62,14 +65,18 @@ class LabelMapCallback(Callback):
             picture = Image.fromarray(segmentation.label_map.numpy().astype(depth))
             save_png(picture, self._folder / file_name(segmentation.image_id))
             self._words = segmentation.words
+            self._images += 1
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the words, whose places in the list are the ids.
+        """Write the words, whose places in the list are the ids, and tell where everything is.
 
         Args:
             trainer: Tells which process is the first.
-            pl_module: Not used.
+            pl_module: Knows the device.
         """
+        # Collective: every process must call it, though only the first one prints.
+        images: Any = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
         if trainer.is_global_zero and self._words:
             text = json.dumps(list(self._words), indent=1, ensure_ascii=False) + "\n"
             write_whole(self._folder / "words.json", text)
+            print_place("label maps", int(images), self._folder)

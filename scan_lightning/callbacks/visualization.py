@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from rich.console import Console
 
 from scan_lightning.callbacks.legend import MUTED, PAPER, draw_legend, hatch, legend_entries, shorten, writable
 from scan_lightning.callbacks.overlay_table import log_overlays
@@ -157,6 +158,18 @@ def save_png(picture: Image.Image, path: Path) -> None:
         picture.save(unfinished, format="PNG")
 
 
+def print_place(what: str, images: int, folder: Path) -> None:
+    """Tell where files were written, in one line.
+
+    Args:
+        what: The files, in the plural.
+        images: Of how many images they are.
+        folder: Where they are.
+    """
+    line = f"{what} of {images:,} image{'' if images == 1 else 's'}: {folder}"
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _batch_image(batch: Batch, index: int, size: tuple[int, int]) -> UInt8:
     """Image of a batch without its padding, uint8 (H0, W0, 3), at the size of its label map."""
     height, width = batch.sizes[index]
@@ -255,9 +268,11 @@ class VisualizationCallback(Callback):
             self._files[segmentation.image_id] = path
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand the panels to Weights & Biases, where that is a logger."""
+        """Tell where the panels are, and hand them to Weights & Biases, where that is a logger."""
+        if self._files:  # in the first process alone
+            print_place("overlays", len(self._files), self._folder)
         log_overlays(trainer, self._files)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand the panels over, see `on_test_end`."""
-        log_overlays(trainer, self._files)
+        """Tell where the panels are and hand them over, see `on_test_end`."""
+        self.on_test_end(trainer, pl_module)

@@ -34,7 +34,9 @@ class Predictor(LightningModule):
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(2, [0, 1]), (300, [299, 7])])
-def test_label_maps_are_written_losslessly(tmp_path: Path, classes: int, labels: list[int]) -> None:
+def test_label_maps_are_written_losslessly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int, labels: list[int]
+) -> None:
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[LabelMapCallback(directory=tmp_path / "maps")],
@@ -43,6 +45,7 @@ def test_label_maps_are_written_losslessly(tmp_path: Path, classes: int, labels:
         default_root_dir=tmp_path,
     )
     trainer.predict(Predictor(classes), DataLoader(labels, batch_size=1), return_predictions=False)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.count(f"label maps of 2 images: {tmp_path / 'maps'}\n") == 1
     files = sorted((tmp_path / "maps").glob("*.png"))
     assert [np.unique(np.asarray(Image.open(file))).tolist() for file in files] == [[label] for label in labels]
     assert len(json.loads((tmp_path / "maps" / "words.json").read_text("utf-8"))) == classes

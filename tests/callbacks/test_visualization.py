@@ -233,9 +233,10 @@ def loader(*, truth: bool) -> DataLoader[Batch]:
     return DataLoader(batches, batch_size=None)
 
 
-def test_callback_writes_the_first_images_of_a_test(tmp_path: Path) -> None:
+def test_callback_writes_the_first_images_of_a_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(tmp_path, VisualizationCallback(max_images=3))
     trainer.test(OneWord(), loader(truth=True), verbose=False)
+    assert capsys.readouterr().out.count(f"overlays of 3 images: {tmp_path / 'overlays'}\n") == 1
     files = sorted(tmp_path.rglob("*"))
     assert [path.parent.name for path in files if path.is_file()] == ["overlays"] * 3
     pictures = {name: Image.open(tmp_path / "overlays" / file_name(name)) for name in ("val/0", "val/1", "val/2")}
@@ -255,9 +256,10 @@ def test_callback_writes_predictions_to_a_given_folder_on_every_run(tmp_path: Pa
             path.unlink()
 
 
-def test_callback_draws_nothing_at_zero_images(tmp_path: Path) -> None:
+def test_callback_draws_nothing_at_zero_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_trainer(tmp_path, VisualizationCallback(max_images=0)).test(OneWord(), loader(truth=True), verbose=False)
     assert list(tmp_path.rglob("*.png")) == []
+    assert "overlays" not in capsys.readouterr().out
 
 
 def test_callback_only_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
