@@ -17,7 +17,7 @@ from scan_lightning.convert.names import to_released
 from scan_lightning.convert.report import IncompleteCheckpointError
 from scan_lightning.models.clip import CLIP_MEAN, CLIP_STD, ClipConfig
 from scan_lightning.models.inference import InferenceSettings
-from scan_lightning.models.pretrained import load_scan, recommended_settings, save_scan
+from scan_lightning.models.pretrained import SHIPPED_SCAN, WEIGHTS_NAME, load_scan, recommended_settings, save_scan
 from scan_lightning.models.scan import Scan, ScanConfig
 from scan_lightning.verification.reference import Reference
 
@@ -199,6 +199,12 @@ def test_unused_tensors_are_told_and_come_back(source: Path, released: State, tm
     assert set(extra) < set(report.kept)
     convert(tmp_path / "net", tmp_path / "back.pth")
     same(load(tmp_path / "back.pth"), {**released, **extra})
+
+
+def test_shipped_network_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    convert(SHIPPED_SCAN, tmp_path / "released.pth")
+    convert(tmp_path / "released.pth", tmp_path / "back")
+    same(load_file(tmp_path / "back" / WEIGHTS_NAME), load_file(SHIPPED_SCAN / WEIGHTS_NAME))
 
 
 def test_assumptions_are_told_without_a_configuration(source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -52,10 +53,12 @@ def unused_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
         state: What a checkpoint holds.
 
     Returns:
-        The tensors that ``state`` lacks, float32.
+        The tensors that ``state`` lacks, of the type that most others beside CLIP's have: float32 where there are none.
     """
+    others = Counter(value.dtype for name, value in state.items() if not name.startswith("clip."))
+    dtype = others.most_common(1)[0][0] if others else torch.float32
     return {
-        name: torch.ones(tensor.shape) if name.endswith("weight") else torch.zeros(tensor.shape)
+        name: (torch.ones if name.endswith("weight") else torch.zeros)(tensor.shape, dtype=dtype)
         for name, tensor in expected.items()
         if name.startswith(UNUSED) and name not in state
     }
