@@ -12,7 +12,8 @@ import pytest
 import yaml
 from commands.ablated import read as read_nothing
 
-from scan_lightning.cli import ScanCLI, main
+from scan_lightning.cli import main
+from scan_lightning.cli_lightning import ScanCLI
 from scan_lightning.commands.ablate_plan import SEED, label_of, run_arguments
 from scan_lightning.commands.run_plan import RunPlan, build_parser, plan_run
 from scan_lightning.models.clip import SHIPPED_FOLDER

@@ -13,7 +13,8 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from scan_lightning.cli import COMMANDS, ScanCLI, check_checkpoint, main
+from scan_lightning.cli import COMMANDS, main
+from scan_lightning.cli_lightning import ScanCLI, check_checkpoint
 from scan_lightning.models.clip import build_open_clip
 from scan_lightning.models.clip_export import save_clip
 from scan_lightning.models.inference import InferenceSettings

@@ -30,8 +30,10 @@ RANKS = {
     "reports": 5,
     "commands": 6,
     "experiments": 6,
-    "cli": 7,
-    "__main__": 8,
+    "cli_errors": 6,
+    "cli_lightning": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 # Library -> the modules that may import it, as prefixes below the package.

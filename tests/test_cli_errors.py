@@ -1,0 +1,66 @@
+"""Tests of what the command line says to a wrong call, and of how little it loads for that."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from scan_lightning.cli import COMMANDS, LIGHTNING, main
+
+LIGHT = """
+import sys
+from scan_lightning.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("loaded:", *sorted({"torch", "lightning", "timm", "torchvision", "wandb"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command that is not refused would write, it writes elsewhere."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a call that cannot be parsed prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    printed: str = capsys.readouterr().err
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("given", "similar"), [("fitt", "fit"), ("evalute", "evaluate"), ("tables", "table"), ("frobnicate", None)]
+)
+def test_wrong_command_lists_all_and_suggests(
+    given: str, similar: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refusal([given], capsys)
+    assert f"no command '{given}'" in error
+    assert (f"did you mean '{similar}'?" in error) == (similar is not None)
+    assert all(name in error for name in (*LIGHTNING, *COMMANDS))
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"scan-lightning {version('scan-lightning')}\n"
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "fitt"])
+def test_help_version_and_wrong_command_load_no_large_library(argument: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, argument], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_every_command_has_its_module() -> None:
+    assert all(find_spec(f"scan_lightning.commands.{name}") for name in COMMANDS)
