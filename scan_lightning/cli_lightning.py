@@ -27,6 +27,13 @@ from scan_lightning.models.clip_weights import DAMAGE
 from scan_lightning.sweeps.process import REPORT_VARIABLE
 
 
+class ScanArgumentParser(LightningArgumentParser):
+    """Lightning's parser, which takes options by their full names only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 class ScanCLI(LightningCLI):
     """Lightning's command line with OmegaConf files, checked checkpoints, and ``fit --test_after_fit``."""
 
@@ -206,6 +213,7 @@ def run_lightning(arguments: list[str] | None, cli: type[ScanCLI] = ScanCLI) -> 
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
+        parser_class=ScanArgumentParser,
         parser_kwargs={"parser_mode": "omegaconf", "prog": "scan-lightning"},
         args=arguments,
     ).trainer

@@ -10,6 +10,7 @@ import pytest
 
 from scan_lightning.cli import COMMANDS, LIGHTNING, main
 
+QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
 LIGHT = """
 import sys
 from scan_lightning.cli import main
@@ -64,3 +65,14 @@ def test_help_version_and_wrong_command_load_no_large_library(argument: str) -> 
 
 def test_every_command_has_its_module() -> None:
     assert all(find_spec(f"scan_lightning.commands.{name}") for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["fit", f"--config={QUICKSTART}", "--trainer.max_step=20"], "--trainer.max_step=20"),
+        (["run", f"--config={QUICKSTART}", "--seed_everythin=1"], "--seed_everythin=1"),
+    ],
+)
+def test_abbreviated_option_is_refused(arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert option in refusal(arguments, capsys)
