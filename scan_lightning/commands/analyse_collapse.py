@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from scan_lightning.analysis import Collapse, GroupGeometry, Spread, measure_collapse
 from scan_lightning.callbacks.record import Row, file_hash
-from scan_lightning.commands.analyse_recipe import OUTPUT, Call, add_rows, batches_of, device_of, keys_in
+from scan_lightning.commands.analyse_recipe import OUTPUT, Call, add_rows, batches_of, check_csv, device_of, keys_in
 from scan_lightning.commands.console import make_table, output_console, print_line
 from scan_lightning.module import ScanModule
 
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace, call: Call) -> None:
         ValueError: If the recipe, a checkpoint or an option is wrong.
         OSError: If a file is missing or the disk is full.
     """
+    check_csv(options.output)
     seeds = _seeds(options, call)
     for path in options.ckpt_path:
         call.check_checkpoint(path)

@@ -19,7 +19,7 @@ from scan_lightning.analysis import (
     score_by_background,
 )
 from scan_lightning.callbacks.record import Row
-from scan_lightning.commands.analyse_recipe import OUTPUT, Call, add_rows, batches_of, device_of, keys_in
+from scan_lightning.commands.analyse_recipe import OUTPUT, Call, add_rows, batches_of, check_folder, device_of, keys_in
 from scan_lightning.commands.console import make_table, output_console, print_line
 from scan_lightning.models.clip import ClipConfig, FrozenClip
 from scan_lightning.models.contextual_shift import SUBSTITUTION_SOURCES
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace, call: Call) -> None:
         ValueError: If the recipe or an option is wrong.
         OSError: If a file is missing or the disk is full.
     """
+    check_folder(options.output)
     data = call.data(options)
     plan = _plan(options, call, data.vocabulary)
     clip = FrozenClip.from_config(plan.config).to(device_of(options.device))

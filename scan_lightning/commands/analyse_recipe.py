@@ -160,6 +160,32 @@ def batches_of(data: SegmentationDataModule, options: argparse.Namespace) -> Ite
     yield from track(islice(loader, count), "batches", total=count, console=errors, transient=True, disable=disable)
 
 
+def check_csv(path: Path) -> None:
+    """Raise unless rows can be added to a path.
+
+    Args:
+        path: Of ``--output``, where it is a file.
+
+    Raises:
+        ValueError: If it is a folder, or has no suffix and would look like one.
+    """
+    if path.is_dir() or not path.suffix:
+        raise ValueError(f"output: expected a CSV file such as {path / 'rows.csv'}, got the folder {path}")
+
+
+def check_folder(path: Path) -> None:
+    """Raise unless a path can be a folder of CSV files.
+
+    Args:
+        path: Of ``--output``, where it is a folder.
+
+    Raises:
+        ValueError: If it is a file, or ends in .csv and would look like one.
+    """
+    if path.is_file() or path.suffix.lower() == ".csv":
+        raise ValueError(f"output: expected a folder for the CSV files, got the file {path}")
+
+
 def keys_in(path: Path) -> set[str]:
     """Read which rows a file holds.
 

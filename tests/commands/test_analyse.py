@@ -114,6 +114,8 @@ def test_collapse_of_several_seeds_measures_each_once(
         (["--ckpt_path=none.ckpt"], "ckpt_path: no file none.ckpt"),
         (["--ckpt_path=good.ckpt", "--ckpt_path=good.ckpt"], "seed: expected one for each of 2 checkpoints, got 0"),
         (["--ckpt_path=good.ckpt", "--limit=0"], "limit: expected at least 1, got 0"),
+        (["--ckpt_path=good.ckpt", "--output=folder"], "output: expected a CSV file such as folder/rows.csv, got the"),
+        (["--ckpt_path=good.ckpt", "--output=folder.v2"], "output: expected a CSV file such as folder.v2/rows.csv"),
         (["--ckpt_path=good.ckpt", "-c=without_sim.yaml"], "checkpoint: "),
         (["--ckpt_path=good.ckpt", "--data.class_path=seen_stripes.SeenStripes"], "expected unseen classes, all 4"),
     ],
@@ -133,6 +135,7 @@ def test_collapse_wrong_call_is_told(
     monkeypatch.syspath_prepend(Path.cwd())
     without_sim = {"model": {"init_args": {"network": {"semantic_integration": None}}}}
     Path("without_sim.yaml").write_text(yaml.safe_dump(without_sim), "utf-8")
+    Path("folder.v2").mkdir()
     module = make_module()
     write_recipe(module)
     write_checkpoint(module, "good.ckpt")
@@ -141,6 +144,7 @@ def test_collapse_wrong_call_is_told(
     assert error.startswith("scan-lightning analyse: ")
     assert message in error
     assert not Path("rows.csv").exists()
+    assert not Path("folder").exists()
 
 
 def test_domain_rows_are_what_the_functions_measure(
@@ -215,6 +219,8 @@ def test_domain_options_are_in_force(make_module: ModuleOf, other_clip_folder: P
         (["--min_area=0"], "min_area: expected at least 1"),
         (["--group=far=sky,snow"], "group: expected classes of the vocabulary, got 'snow'"),
         (["--shifted_weights=nowhere"], "nowhere"),
+        (["--output=an.csv"], "output: expected a folder for the CSV files, got the file an.csv"),
+        (["--output=recipe.yaml"], "output: expected a folder for the CSV files, got the file recipe.yaml"),
     ],
 )
 def test_domain_wrong_call_is_told(
@@ -224,6 +230,7 @@ def test_domain_wrong_call_is_told(
     assert domain(*arguments) == 1
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+    assert not Path("an.csv").exists()
 
 
 @pytest.mark.parametrize("group", ["sky", "far=", "=sky"])
