@@ -14,6 +14,9 @@ from scan_lightning.analysis import Collapse, GroupGeometry, Spread, measure_col
 from scan_lightning.callbacks.record import Row, file_hash
 from scan_lightning.commands.analyse_recipe import OUTPUT, Call, add_rows, batches_of, check_csv, device_of, keys_in
 from scan_lightning.commands.console import make_table, output_console, print_line
+from scan_lightning.commands.evaluate_recipe import folder_hash
+from scan_lightning.models.checkpoints import start_from
+from scan_lightning.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, read_record
 from scan_lightning.module import ScanModule
 
 NAME = "collapse"
@@ -21,8 +24,8 @@ HELP = "In-vocabulary bias: where pixels and proposal embeddings of unseen class
 DESCRIPTION = (
     "Measure in trained networks which share of the pixels of unseen classes goes to seen ones (with CS, without, and "
     "by the segmenter alone), how far the embeddings of true masks lie from the texts of seen classes and from their "
-    "own, and how close the classes' mean embeddings lie together. One row per checkpoint. To compare with a network "
-    "without SIM, call it again with that network's overlay and checkpoint."
+    "own, and how close the classes' mean embeddings lie together. One row per network. To compare with a network "
+    "without SIM, call it again with that network's overlay and weights."
 )
 
 
@@ -33,42 +36,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: Of the command.
     """
     add = parser.add_argument
-    add("--ckpt_path", type=Path, action="append", required=True, metavar="FILE", help="checkpoint of the recipe's "
-        "network; may be repeated, for networks of several seeds")  # fmt: skip
-    add("--seed", type=int, action="append", default=[], metavar="N", help="seed that the checkpoint was trained with, "
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--ckpt_path", type=Path, action="append", default=[], metavar="FILE", help="checkpoint of "
+        "the recipe's network; may be repeated, for networks of several seeds")  # fmt: skip
+    network.add_argument("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="the recipe's "
+        "network as fit has exported it; may be repeated")  # fmt: skip
+    add("--seed", type=int, action="append", default=[], metavar="N", help="seed that the network was trained with, "
         "once for each (that of the recipe)")  # fmt: skip
     add("--output", type=Path, default=OUTPUT / "collapse.csv", metavar="CSV", help="file of rows (%(default)s)")
 
 
 def run(options: argparse.Namespace, call: Call) -> None:
-    """Measure every checkpoint, print tables and add rows.
+    """Measure every network, print tables and add rows.
 
     Args:
         options: As `add_options` describes them.
         call: The recipe.
 
     Raises:
-        ValueError: If the recipe, a checkpoint or an option is wrong.
+        ValueError: If the recipe, a network's weights or an option is wrong.
         OSError: If a file is missing or the disk is full.
     """
     check_csv(options.output)
     seeds = _seeds(options, call)
+    paths = [*options.ckpt_path, *options.weights]
     for path in options.ckpt_path:
-        call.check_checkpoint(path)
+        _check_checkpoint(path, call)
+    for path in options.weights:
+        _check_folder(path, call)
     device, data = device_of(options.device), call.data(options)
     if all(data.vocabulary.seen):
         raise ValueError(f"data: expected unseen classes, all {data.vocabulary.num_classes} of the split are seen")
     console = output_console()
     module = _module(call)
-    for path, seed in zip(options.ckpt_path, seeds, strict=True):
-        what = {name: getattr(options, name) for name in ("split", "limit")} | {"checkpoint": file_hash(path)}
+    for path, seed in zip(paths, seeds, strict=True):
+        digest = folder_hash(path, (CONFIG_NAME, WEIGHTS_NAME)) if path.is_dir() else file_hash(path)
+        what = {name: getattr(options, name) for name in ("split", "limit")} | {"checkpoint": digest}
         record = call.record({"analysis": NAME, **what})
         if record["key"] in keys_in(options.output):
             print_line(console, f"{path}: measured before, its row is in {options.output}")
             continue
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        _load(module, path)
         scan = module.network.to(device).eval()
         found = measure_collapse(
             scan,
@@ -85,19 +93,46 @@ def run(options: argparse.Namespace, call: Call) -> None:
         print_line(console, f"row added to {options.output}")
 
 
+def _check_checkpoint(path: Path, call: Call) -> None:
+    """Raise unless a file is a checkpoint; what `save_scan` writes is taken by another option."""
+    if path.is_dir():
+        raise IsADirectoryError(f"ckpt_path: expected a checkpoint, {path} is a folder; --weights takes exported ones")
+    if path.is_file() and path.name == WEIGHTS_NAME:
+        raise ValueError(f"ckpt_path: expected a checkpoint, {path} is of an exported network: --weights {path.parent}")
+    call.check_checkpoint(path)
+
+
+def _check_folder(path: Path, call: Call) -> None:
+    """Raise unless a folder holds a network that fills every part of the recipe's."""
+    saved = read_record(path)[1]
+    if call.network.semantic_integration is not None and saved.semantic_integration is None:
+        raise ValueError(f"weights: the network in {path} has no SIM, that of the recipe has: give its overlay as well")
+
+
+def _load(module: ScanModule, path: Path) -> None:
+    """Put the weights of a checkpoint or of an exported network in place."""
+    if path.is_dir():
+        start_from(module.network, path)
+        return
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+
+
 def _seeds(options: argparse.Namespace, call: Call) -> list[int]:
-    """Tell which seed each checkpoint was trained with."""
+    """Tell which seed each network was trained with."""
     seeds: list[int] = options.seed
-    if not seeds and len(options.ckpt_path) == 1:
+    count, what = (len(options.weights), "folders") if options.weights else (len(options.ckpt_path), "checkpoints")
+    if not seeds and count == 1:
         known = call.config.get("seed_everything")
         seeds = [known if type(known) is int else 0]
-    if len(seeds) != len(options.ckpt_path):
-        raise ValueError(f"seed: expected one for each of {len(options.ckpt_path)} checkpoints, got {len(seeds)}")
+    if len(seeds) != count:
+        raise ValueError(f"seed: expected one for each of {count} {what}, got {len(seeds)}")
     return seeds
 
 
 def _module(call: Call) -> ScanModule:
-    """Build the recipe's module; what training started from is in the checkpoint, and need not be there any more."""
+    """Build the recipe's module; what training started from is in the weights, and need not be there any more."""
     call.network.segmenter  # noqa: B018 - raises unless it is a recipe of ScanModule
     section: dict[str, Any] = call.config.model.as_dict()
     section["init_args"]["initial_weights"] = None

@@ -98,13 +98,13 @@ def read_subject(
         check_checkpoint(ckpt_path)
         digest = file_hash(ckpt_path)
     elif weights is not None:
-        digest = _folder_hash(weights, (CONFIG_NAME, WEIGHTS_NAME))
+        digest = folder_hash(weights, (CONFIG_NAME, WEIGHTS_NAME))
     else:
         initial = [_at(section, "model", "init_args", "initial_weights") for section in sections]
         named = next((Path(folder) for folder in reversed(initial) if folder), None)
         if named is None:
             raise ValueError("expected trained weights, give --ckpt_path or --weights")
-        weights, digest = named, _folder_hash(named, (CONFIG_NAME, WEIGHTS_NAME))
+        weights, digest = named, folder_hash(named, (CONFIG_NAME, WEIGHTS_NAME))
     if any(_at(section, "model", "init_args", "network") for section in sections):
         # What training started from is in the weights already, and need not be there any more.
         started = {"initial_weights": None if weights is None else str(weights)}
@@ -224,7 +224,7 @@ def named_files_hash(config: Mapping[str, Any]) -> dict[str, str]:
             found[key] = file_hash(path)
         elif path is not None and path.is_dir():
             names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-            found[key] = _folder_hash(path, names)
+            found[key] = folder_hash(path, names)
     return found
 
 
@@ -242,8 +242,19 @@ def _is_overlay(section: Section) -> bool:
     return not names_model and _at(section, "model", "init_args", "inference") is not None
 
 
-def _folder_hash(folder: Path, names: Iterable[str]) -> str:
-    """Hash some files of a folder together."""
+def folder_hash(folder: Path, names: Iterable[str]) -> str:
+    """Hash some files of a folder together.
+
+    Args:
+        folder: Of a network.
+        names: Of its files, in the order of the hash.
+
+    Returns:
+        64 hexadecimal digits of a SHA-256.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+    """
     digest = hashlib.sha256()
     for name in names:
         if not (folder / name).is_file():

@@ -23,8 +23,10 @@ from scan_lightning.analysis import (
 from scan_lightning.callbacks.record import file_hash
 from scan_lightning.cli import main
 from scan_lightning.commands.analyse_recipe import add_rows, keys_in
+from scan_lightning.commands.evaluate_recipe import folder_hash
 from scan_lightning.models.clip import FrozenClip
 from scan_lightning.models.inference import InferenceSettings
+from scan_lightning.models.pretrained import save_scan
 from scan_lightning.models.shifted_encoding import ShiftConfig
 from scan_lightning.models.text import TextBank
 from scan_lightning.module import ScanModule
@@ -108,10 +110,45 @@ def test_collapse_of_several_seeds_measures_each_once(
     assert "0.ckpt: measured before" in capsys.readouterr().out
 
 
+def test_collapse_of_an_exported_network_is_that_of_its_checkpoint(make_module: ModuleOf) -> None:
+    module = make_module(init_seed=1)
+    write_recipe(module, size=1)
+    write_checkpoint(module, "first.ckpt")
+    save_scan(module.network, Path("first"))
+    save_scan(make_module(init_seed=2).network, Path("second"))
+    assert collapse("--ckpt_path=first.ckpt") == 0
+    assert collapse("--weights=first", "--seed=7", "--weights=second", "--seed=8") == 0
+    assert collapse("--weights=first") == 0  # measured before
+    checkpoint, first, second = rows("rows.csv")
+    expected = folder_hash(Path("first"), ("config.json", "model.safetensors"))
+    assert first["checkpoint_hash"] == expected != checkpoint["checkpoint_hash"]
+    of_this_call = ("key", "config_hash", "checkpoint_hash", "time")
+    same = [name for name in first if name not in of_this_call]
+    assert {name: first[name] for name in same} == {name: checkpoint[name] for name in same}
+    assert second["seed"] == "8"
+    assert second["seen_own_distance"] != first["seen_own_distance"]
+
+
+def test_collapse_takes_checkpoints_or_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--ckpt_path=a.ckpt", "--weights=a"], "not allowed with"),
+        ([], "one of the arguments --ckpt_path --weights is required"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            collapse(*arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--ckpt_path=none.ckpt"], "ckpt_path: no file none.ckpt"),
+        (["--ckpt_path=saved"], "ckpt_path: expected a checkpoint, saved is a folder; --weights takes exported ones"),
+        (["--ckpt_path=saved/model.safetensors"], "is of an exported network: --weights saved"),
+        (["--weights=nowhere"], "weights: expected config.json and model.safetensors in nowhere"),
+        (["--weights=saved"], "weights: the network in saved has no SIM"),
+        (["--weights=saved", "--weights=saved"], "seed: expected one for each of 2 folders, got 0"),
         (["--ckpt_path=good.ckpt", "--ckpt_path=good.ckpt"], "seed: expected one for each of 2 checkpoints, got 0"),
         (["--ckpt_path=good.ckpt", "--limit=0"], "limit: expected at least 1, got 0"),
         (["--ckpt_path=good.ckpt", "--output=folder"], "output: expected a CSV file such as folder/rows.csv, got the"),
@@ -136,6 +173,7 @@ def test_collapse_wrong_call_is_told(
     without_sim = {"model": {"init_args": {"network": {"semantic_integration": None}}}}
     Path("without_sim.yaml").write_text(yaml.safe_dump(without_sim), "utf-8")
     Path("folder.v2").mkdir()
+    save_scan(make_module(network={"semantic_integration": None}).network, Path("saved"))
     module = make_module()
     write_recipe(module)
     write_checkpoint(module, "good.ckpt")
