@@ -16,6 +16,7 @@ from scan_lightning.commands.plan_tables import compute_lines, memory_table, par
 from scan_lightning.data.base import SegmentationDataModule
 from scan_lightning.data.benchmark_module import BenchmarkDataModule
 from scan_lightning.data.layout import DataLayoutError
+from scan_lightning.data.sampling import check_batch_size
 from scan_lightning.models.footprint import measure_footprint
 from scan_lightning.models.scan import ScanConfig
 
@@ -78,6 +79,8 @@ def _plan(config: Any) -> None:
     data = data_of(config)
     images, remarks = count_images(data)
     schedule = schedule_of(config, data, images)
+    if images is not None:
+        check_batch_size(schedule.batch, images=images // schedule.processes)
     precision = str(config.trainer.precision or "32-true")
     if precision not in AUTOCAST:
         raise ValueError(f"precision: expected one of {', '.join(AUTOCAST)} to estimate memory, got {precision!r}")

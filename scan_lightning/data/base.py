@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scan_lightning.data.accumulation import tell_step_targets
-from scan_lightning.data.sampling import Draw, EvaluationSampler, ResumableLoader, TrainingSampler, batches_done
+from scan_lightning.data.sampling import (
+    Draw,
+    EvaluationSampler,
+    ResumableLoader,
+    TrainingSampler,
+    batches_done,
+    check_batch_size,
+)
 from scan_lightning.data.targets import collate_evaluation, collate_training
 from scan_lightning.data.transforms import EvaluationTransform, TrainingTransform
 from scan_lightning.data.worker_memory import keep_freed_memory
@@ -240,10 +247,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if dataset is None:
             raise ValueError(f"{type(self).__name__} has no training split")
         sampler = TrainingSampler(dataset, seed=self.seed)  # type: ignore[arg-type]
-        if len(sampler) < self.batch_size:
-            raise ValueError(
-                f"batch_size: expected at most {len(sampler)}, the training images per process, got {self.batch_size}"
-            )
+        check_batch_size(self.batch_size, images=len(sampler))
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,

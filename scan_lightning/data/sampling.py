@@ -49,6 +49,20 @@ def batches_done(data: LightningDataModule) -> int:
     return data.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
+def check_batch_size(batch_size: int, *, images: int) -> None:
+    """Raise unless a process has training images for one whole batch.
+
+    Args:
+        batch_size: Images of a batch.
+        images: Training images of a process.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    if images < batch_size:
+        raise ValueError(f"batch_size: expected at most {images}, the training images per process, got {batch_size}")
+
+
 class TrainingSampler(DistributedSampler[Draw]):
     """A permutation of the data set per epoch, drawn from (seed, epoch), every rank taking each world-size-th entry.
 

@@ -92,6 +92,10 @@ def test_plan_overlay_and_options_are_in_force(capsys: pytest.CaptureFixture[str
         (["-c", str(QUICKSTART), "--trainer.precision=bf16-true"], "precision: expected one of 32, 32-true"),
         (["-c", str(QUICKSTART), "--model.init_args.network.segmenter.heads=3"], "heads: 3 must divide"),
         (["-c", str(QUICKSTART), "--model.init_args.network.clip.model=ViT-Z"], "clip model: expected 'tiny'"),
+        (
+            ["-c", str(QUICKSTART), "--data.init_args.train_size=5", "--trainer.devices=2", "--trainer.num_nodes=1"],
+            "batch_size: expected at most 2, the training images per process, got 8",
+        ),
     ],
 )
 def test_plan_that_cannot_be_made_is_told(
