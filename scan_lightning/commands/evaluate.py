@@ -47,7 +47,6 @@ def main(args: Sequence[str], *, check_checkpoint: Callable[[Path], None]) -> in
 
 def _run(options: argparse.Namespace, overrides: tuple[str, ...], check_checkpoint: Callable[[Path], None]) -> int:
     """Plan everything, run what has no row yet, and write the tables."""
-    wanted, absent = _wanted(options)
     subject = read_subject(
         options.config,
         ckpt_path=options.ckpt_path,
@@ -55,6 +54,7 @@ def _run(options: argparse.Namespace, overrides: tuple[str, ...], check_checkpoi
         text_cache=options.output / "text_cache",
         check_checkpoint=check_checkpoint,
     )
+    wanted, absent = _wanted(options)
     planner = Planner(
         subject=subject,
         parser=RecipeParser(),

@@ -87,6 +87,8 @@ class Bomb:
         (["--data=stripes.yaml", "--data=stripes.yaml"], "the name 'stripes' of stripes.yaml is taken"),
         (["--data=stripes.yaml", "--settings=nowhere"], "settings: expected a folder"),
         (["--data=stripes.yaml", "--weights=nowhere"], "weights: expected config.json"),
+        (["--root=nowhere", "--weights=nope"], "weights: expected config.json"),  # before the benchmarks
+        (["--root=nowhere", "-c=recipe.yaml", "--ckpt_path=none.ckpt"], "ckpt_path: no file none.ckpt"),
         (["--data=stripes.yaml", "-c=recipe.yaml"], "expected trained weights, give --ckpt_path or --weights"),
         (["--data=stripes.yaml", "-c=recipe.yaml", "--ckpt_path=none.ckpt"], "ckpt_path: no file none.ckpt"),
         (["--data=stripes.yaml", "-c=recipe.yaml", "--ckpt_path=bomb.ckpt"], "bomb.ckpt: refused"),
