@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace
@@ -23,15 +23,30 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from scan_lightning.callbacks import InterruptionCallback, MonitorCallback, ResultsCallback
 from scan_lightning.callbacks.checkpointing import WholeCheckpointIO, checkpoint_folders, newest_good
 from scan_lightning.callbacks.report import ReportCallback
+from scan_lightning.cli_errors import shorten
 from scan_lightning.models.clip_weights import DAMAGE
 from scan_lightning.sweeps.process import REPORT_VARIABLE
 
 
 class ScanArgumentParser(LightningArgumentParser):
-    """Lightning's parser, which takes options by their full names only."""
+    """Lightning's parser, which takes options by their full names and tells errors without all its options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Tell what is wrong and end the process with status 2.
+
+        Args:
+            message: What is wrong.
+            ex: The error behind it.
+        """
+        # A parser within a parser raises, its error is part of another; so does jsonargparse's debug mode.
+        if not self.exit_on_error or "JSONARGPARSE_DEBUG" in os.environ:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        prog = parser.prog.replace(" [options]", "")
+        self.exit(2, f"{prog}: error: {shorten(message)}\nsee {prog} --help\n")
 
 
 class ScanCLI(LightningCLI):

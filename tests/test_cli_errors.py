@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scan_lightning.cli import COMMANDS, LIGHTNING, main
+from scan_lightning.cli_errors import shorten
 
 QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
 LIGHT = """
@@ -76,3 +77,72 @@ def test_every_command_has_its_module() -> None:
 )
 def test_abbreviated_option_is_refused(arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert option in refusal(arguments, capsys)
+
+
+NESTED = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'lightning.pytorch.core.module.LightningModule'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'scan_lightning.module.ScanModule':
+        Group 'network' does not accept option 'queries'
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'init_args': {'network': {'queries': 3}}}"""
+YAML = """Parser key "config": Problem: while parsing a flow node
+expected the node content, but found '<stream end>'
+  in "<unicode string>", line 2, column 1:
+
+    ^"""
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            NESTED,
+            "Group 'network' does not accept option 'queries' "
+            "(in: Parser key \"model\"; Problem with given class_path 'scan_lightning.module.ScanModule')",
+        ),
+        (
+            YAML,
+            'Parser key "config": Problem: while parsing a flow node expected the node content, '
+            "but found '<stream end>' in \"<unicode string>\", line 2, column 1:",
+        ),
+        ("checkpoint: two\n  lines of our own", "checkpoint: two\n  lines of our own"),
+        ('Parser key "a": no. Got value: Namespace(b=1)', 'Parser key "a": no'),
+        ('Parser key "a": ' + "x" * 5000, 'Parser key "a": ' + "x" * 484 + " ..."),
+    ],
+)
+def test_message_is_shortened_to_what_matters(message: str, expected: str) -> None:
+    assert shorten(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "overlay.yaml"),
+        ("trainer: {max_stepz: 3}", "does not accept option 'trainer.max_stepz'"),
+        ("trainer: {max_steps: many}", "Got value: many"),
+        ("model: {init_args: {network: {queries: 3}}}", "Group 'network' does not accept option 'queries'"),
+        ("trainer: [", "line "),
+    ],
+)
+def test_parse_error_is_told_without_usage(
+    content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path("overlay.yaml").write_text(content, "utf-8")
+    error = refusal(["fit", f"--config={QUICKSTART}", "--config=overlay.yaml"], capsys)
+    assert error.startswith("scan-lightning fit: error: ")
+    assert error.endswith("\nsee scan-lightning fit --help\n")
+    assert message in error
+    assert "usage" not in error
+    assert len(error) < 600
+
+
+def test_value_out_of_range_is_told_without_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", f"--config={QUICKSTART}", "--model.init_args.inference.replace_ratio=7"]) == 1
+    error = capsys.readouterr().err
+    assert "replace_ratio: expected" in error
+    assert "Namespace(" not in error
+    assert len(error) < 600
