@@ -78,36 +78,24 @@ class Runner:
         """
         there = plan.training.mark.is_file()
         self.train(plan.training)
-        if there and os.environ.get(METRIC_VARIABLE, "").startswith("val/"):
-            self._validate(plan)
+        if there and os.environ.get(METRIC_VARIABLE, "").startswith("val/"):  # a training that is there does so no more
+            self._score("validate", plan.training.arguments, plan)
         results = {"path": str(plan.rows), "name": plan.name, "columns": plan.columns, "per_class": False}
         callback = {"class_path": "scan_lightning.callbacks.ResultsCallback", "init_args": results}
-        kept, loggers = self._kept(["test", *plan.arguments])
-        self.launch(
-            [
-                "test",
-                *plan.arguments,
-                f"--ckpt_path={plan.training.checkpoint}",
-                f"--trainer.callbacks={json.dumps([*kept, callback])}",
-                f"--trainer.logger={json.dumps(loggers or False)}",
-                f"--trainer.default_root_dir={plan.training.folder / 'tests' / plan.key[:16]}",  # for config.yaml
-                "--model.init_args.initial_weights=null",
-            ]
-        )
+        self._score("test", plan.arguments, plan, callback)
         return find_row(plan.rows, plan.key) or {}
 
-    def _validate(self, plan: RunPlan) -> None:
-        """Score the validation split for the sweep that asks for it, of a training that does so no more."""
-        training = plan.training
-        kept, loggers = self._kept(["validate", *training.arguments])
+    def _score(self, subcommand: str, arguments: Sequence[str], plan: RunPlan, *callbacks: dict[str, Any]) -> None:
+        """Score the trained weights on one split."""
+        kept, loggers = self._kept([subcommand, *arguments])
         self.launch(
             [
-                "validate",
-                *training.arguments,
-                f"--ckpt_path={training.checkpoint}",
-                f"--trainer.callbacks={json.dumps(kept)}",
+                subcommand,
+                *arguments,
+                f"--ckpt_path={plan.training.checkpoint}",
+                f"--trainer.callbacks={json.dumps([*kept, *callbacks])}",
                 f"--trainer.logger={json.dumps(loggers or False)}",
-                f"--trainer.default_root_dir={training.folder / 'tests' / plan.key[:16]}",
+                f"--trainer.default_root_dir={plan.training.folder / 'tests' / plan.key[:16]}",  # for config.yaml
                 "--model.init_args.initial_weights=null",
             ]
         )

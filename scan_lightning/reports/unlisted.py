@@ -37,7 +37,7 @@ def with_unlisted(layout: Layout, names: Sequence[str], folder: Path) -> Layout:
 
 def _table(name: str, rows: Sequence[ResultRow], layout: Layout) -> TableLayout:
     """Lay a table of these rows out."""
-    measured = [metric for metric in layout.metrics if any(row.get(metric) for row in rows)]
+    measured = [metric for metric in layout.metrics if any(number(row, metric) is not None for row in rows)]
     columns = [metric for metric in USUAL if metric in measured] or measured
     if not columns:
         raise ValueError(f"{name}: the rows have none of the metrics {', '.join(layout.metrics)}")
@@ -46,7 +46,7 @@ def _table(name: str, rows: Sequence[ResultRow], layout: Layout) -> TableLayout:
         title=name,
         question=f"Rows of {name}.",
         groups=tuple(GroupLayout(key=key, title=key.rpartition(".")[2]) for key in keys),
-        columns=tuple(metric for metric in columns if any(number(row, metric) is not None for row in rows)),
+        columns=tuple(columns),
     )
 
 
